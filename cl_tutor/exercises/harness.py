@@ -146,7 +146,9 @@ class Verdict:
         symbol, colour = STATUS[self.status]
         cell = '<td style="text-align:left;white-space:pre-wrap">{}</td>'
         row = lambda k, v: f'<tr><th scope="row" style="text-align:left">{k}</th>{cell.format(html.escape(v))}</tr>'
-        head = f'<strong><span aria-hidden="true">{symbol}</span> {self.status.capitalize()}: {html.escape(self.exercise)}'
+        head = (
+            f'<strong><span aria-hidden="true">{symbol}</span> {self.status.capitalize()}: {html.escape(self.exercise)}'
+        )
         rows = "".join(row(k, v) for k, v in self.details.items())
         style = f"border-left:5px solid {colour};padding:.3em 1em"
         return f'<div role="status" style="{style}">{head}</strong><table>{rows}</table></div>'

@@ -29,7 +29,7 @@ def fwt(R, b):
 
 def matrices():
     """Matrices on which no mistake below survives: never symmetric, best rows off the diagonal, T = 2 to 5."""
-    by_hand = [[0.90, 0.20, 0.10, 0.15], [0.95, 0.85, 0.30, 0.20], [0.70, 0.60, 0.80, 0.25], [0.50, 0.65, 0.75, 0.90]]
+    by_hand = [[0.90, 0.20, 0.10, 0.15], [0.95, 0.85, 0.30, 0.20], [0.70, 0.60, 0.80, 0.25], [0.50, 0.65, 0.70, 0.90]]
     yield "four tasks, by hand", np.array(by_hand)
     yield "two tasks", np.array([[0.95, 0.12], [0.40, 0.90]])
     yield "old tasks end at their best", np.array([[0.6, 0.3, 0.2], [0.7, 0.5, 0.4], [0.8, 0.9, 0.7]])
@@ -116,7 +116,9 @@ q3 = Exercise(
         "divides by T, though there are T − 1 first looks": lambda R, b: (R.diagonal(1) - b[1:]).sum() / len(R),
         "pairs task j with the baseline of task j − 1": lambda R, b: (R.diagonal(1) - b[:-1]).mean(),
         "has the sign the wrong way round": lambda R, b: -fwt(R, b),
-        "averages over all later tasks, not the next one alone": lambda R, b: (R - b)[np.triu_indices(len(R), 1)].mean(),
+        "averages over all later tasks, not the next one alone": lambda R, b: (R - b)[
+            np.triu_indices(len(R), 1)
+        ].mean(),
         "takes one number for b, the mean over all tasks": lambda R, b: R.diagonal(1).mean() - b.mean(),
     },
     hints=(
