@@ -93,8 +93,10 @@ def checks(source: str) -> list[tuple[str, str]]:
         tree = ast.parse(TransformerManager().transform_cell(source))  # turns magics into Python
     except SyntaxError:
         return []  # the cell cannot have run: another rule says so
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
-    pairs = [(ast.unparse(c.func.value), ", ".join(map(ast.unparse, c.args))) for c in calls if c.func.attr == "check"]
+    methods = [
+        (n.func, n.args) for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+    ]
+    pairs = [(ast.unparse(f.value), ", ".join(map(ast.unparse, args))) for f, args in methods if f.attr == "check"]
     return [(name, answer) for name, answer in pairs if re.fullmatch(r"q\d+", name)]
 
 
@@ -247,13 +249,20 @@ def faults(nb: NotebookNode) -> list[str]:
 
 
 def clean(nb: NotebookNode) -> NotebookNode:
-    """A copy without widget views and state, timings, progress bars and versions, and with ids that follow from the sources."""
+    """A copy without widget views and state, timings, progress bars and versions; its ids follow from its sources."""
     nb = nbformat.from_dict(json.loads(json.dumps(nb)))
     nb.nbformat, nb.nbformat_minor = 4, 5
     for key in ("widgets", "signature", "trusted"):
         nb.metadata.pop(key, None)
     nb.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nb.metadata.language_info = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    nb.metadata.language_info = {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    }
     taken: dict[str, int] = {}
     for cell in nb.cells:
         sha = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
@@ -268,9 +277,11 @@ def clean(nb: NotebookNode) -> NotebookNode:
 
 def _clean_output(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "stream":
-        if output.name == "stderr" and PROGRESS.search(output.text):
-            return None
+        if PROGRESS.search(output.text):  # a warning between two states of the bar must stay
+            states = re.split(r"[\r\n]+", output.text)
+            output.text = "".join(f"{s}\n" for s in states if s.strip() and not PROGRESS.search(s))
         output.text = _relative(output.text)
+        return output if output.text else None
     data = output.get("data", {})
     if WIDGET in data:
         del data[WIDGET]
@@ -289,6 +300,8 @@ def _relative(text: str) -> str:
 def execute(nb: NotebookNode, folder: Path, name: str = "notebook") -> NotebookNode:
     """Run all cells in a fresh kernel that starts in `folder`, on one thread, with this checkout's cl_tutor."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    for cell in code_cells(nb):
+        cell.update(outputs=[], execution_count=None)
     with tqdm(total=len(nb.cells), desc=name, unit="cell", leave=False, file=sys.stderr) as bar:
         client = NotebookClient(
             nb,
@@ -314,7 +327,8 @@ def read(path: Path) -> NotebookNode:
 
 
 def refresh(path: Path) -> float:
-    """Run one notebook in place; how many seconds that took. If a cell fails, the file stays as it was and the ValueError names the cell."""
+    """Run one notebook in place and return the seconds. If a cell fails, the file stays as it was and the ValueError
+    names the cell."""
     nb = read(path)
     start = time.perf_counter()
     try:
@@ -327,12 +341,11 @@ def refresh(path: Path) -> float:
 
 def _failure(nb: NotebookNode, error: Exception) -> str:
     if isinstance(error, CellExecutionError):
-        i = next(i for i, o in outputs(nb) if o.output_type == "error")
-        return (
-            f"stopped at cell {i} (“{nb.cells[i].source.strip().splitlines()[-1]}”) with {error.ename}: {error.evalue}."
-        )
+        *_, (i, _) = ((i, o) for i, o in outputs(nb) if o.output_type == "error")
+        line = nb.cells[i].source.strip().splitlines()[0]
+        return f"stopped at cell {i}, which begins “{line}”, with {error.ename}: {error.evalue}."
     if isinstance(error, CellTimeoutError):
-        return f"has a cell that ran for more than {CELL_SECONDS} s."
+        return f"has a cell that ran for more than {CELL_SECONDS} s: cache its result, or make it smaller."
     return "lost its kernel, perhaps for want of memory."
 
 
@@ -343,7 +356,10 @@ def main(
     """Run the notebooks in place, clean them, and say what still keeps them from being committed."""
     table = Table("notebook", "seconds", "kB", "words", "code lines", "faults")
     complaints: list[str] = []
-    for path in notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
+    paths = notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))
+    if not paths:
+        complaints.append(f"There are no notebooks in {NOTEBOOKS}: name some, or run this in a clone of the course.")
+    for path in paths:
         try:
             seconds = "–" if check else f"{refresh(path):.1f}"
             nb = read(path)
@@ -352,12 +368,8 @@ def main(
             continue
         found = faults(nb)
         complaints += [f"{path.name}: {fault}." for fault in found]
-        n_words, n_lines = (
-            sum(words(c.source) for c in prose_cells(nb)),
-            sum(code_lines(c.source) for c in code_cells(nb)),
-        )
-        kilobytes = f"{path.stat().st_size / 1e3:.0f}"
-        table.add_row(path.stem, seconds, kilobytes, str(n_words), str(n_lines), str(len(found)))
+        prose, code = sum(words(c.source) for c in prose_cells(nb)), sum(code_lines(c.source) for c in code_cells(nb))
+        table.add_row(path.stem, seconds, f"{path.stat().st_size / 1e3:.0f}", str(prose), str(code), str(len(found)))
     out = Console(soft_wrap=True)
     out.print(table)
     for complaint in complaints:

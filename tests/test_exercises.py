@@ -1,6 +1,6 @@
 """For every exercise there is: the notebook's stub is "not attempted", the solution passes, every listed mutant fails.
 
-Exercises are found by walking cl_tutor.exercises, and their stubs by reading notebooks/*.ipynb. Then the harness itself.
+Exercises are found by walking cl_tutor.exercises, their stubs by reading notebooks/*.ipynb. Then the harness itself.
 """
 
 import ast

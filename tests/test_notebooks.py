@@ -19,8 +19,8 @@ A network that learns one task after another loses the first. Here you measure h
 **You will be able to** measure forgetting, draw it, and say where it comes from.
 
 **Prerequisites** backpropagation. **Time** 20 minutes."""
-PROSE = """Every step on the second task moves the weights that served the first one. To first order the old loss changes by the
-inner product of the two gradients, times the learning rate, with the sign turned round:
+PROSE = """Every step on the second task moves the weights that served the first one. To first order the old loss
+changes by the inner product of the two gradients, times the learning rate, with the sign turned round:
 
 $$\\Delta L_1 \\approx -\\eta\\, g_1 \\cdot g_2 \\tag{1}$$"""
 ALT = "Figure: accuracy on task 1 falls from 0.95 to 0.40 while task 2 rises to 0.90."
@@ -205,7 +205,7 @@ def test_checks_are_found_beside_magics():
 
 
 def test_clean_keeps_what_reads_without_a_kernel():
-    """Views go; the island, the plotly JSON, the picture and its alt text stay; a bare widget's repr goes with its view."""
+    """Views go, and a bare widget's repr with them; island, plotly JSON, picture and alt text stay."""
     nb = sound()
     kept = dict(output(nb).data)
     widget(nb)
@@ -214,6 +214,14 @@ def test_clean_keeps_what_reads_without_a_kernel():
     assert cleaned.cells[3].outputs[0].data == kept and cleaned.cells[1].outputs == []
     assert refresh.clean(cleaned) == cleaned, "cleaning twice is cleaning once"
     assert refresh.WIDGET in output(nb).data, "the notebook handed in is left alone"
+
+
+def test_clean_drops_a_progress_bar_but_not_the_warning_inside_it():
+    nb = sound()
+    stream("a:  0%|  | 0/9\ra: 50%|# | 4/9 [00:01, 4.0it/s]\nx.py:3: UserWarning: odd\ra: 100%|##| 9/9\n", "stderr")(nb)
+    cleaned = refresh.clean(nb)
+    assert cleaned.cells[1].outputs[1].text == "x.py:3: UserWarning: odd\n"
+    assert refresh.has_no_warnings(cleaned) != []
 
 
 def test_ids_follow_from_the_sources():
@@ -278,7 +286,7 @@ def test_refresh_names_the_cell_that_fails_and_keeps_the_file(tmp_path):
     nbformat.write(draft, path)
     before = path.read_bytes()
     code, said = run(path)
-    assert code == 1 and "bad.ipynb stopped at cell 1 (“1 / x”) with ZeroDivisionError" in said, said
+    assert code == 1 and "bad.ipynb stopped at cell 1, which begins “x = 0”, with ZeroDivisionError" in said, said
     assert "Traceback" not in said and path.read_bytes() == before
 
 
@@ -291,3 +299,10 @@ def test_refresh_refuses_what_is_no_notebook(tmp_path, name, content, sentence):
         path.write_text(content)
     with pytest.raises(ValueError, match=sentence):
         refresh.read(path)
+
+
+def test_refresh_says_so_where_there_is_nothing_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(refresh, "NOTEBOOKS", tmp_path)
+    with pytest.raises(typer.Exit) as ended:
+        refresh.main()
+    assert ended.value.exit_code == 1 and "There are no notebooks in" in capsys.readouterr().out

@@ -1,7 +1,7 @@
-"""Lesson 03: three of the four numbers, written by the reader. R[i, j] is the accuracy on task j after training on task i.
+"""Lesson 03: three of the four numbers, written by the reader. R[i, j] is the accuracy on task j after training on i.
 
-The mutants are the mistakes that people publish: R transposed, a mean over T instead of T − 1, a maximum that sees the
-last row, an FWT that forgets the untrained network.
+The mutants are the mistakes that people make and publish: R transposed, a mean over T instead of T − 1, a maximum
+that sees the last row, an FWT that forgets the untrained network.
 """
 
 import numpy as np
@@ -90,8 +90,8 @@ q2 = Exercise(
         "averages over all tasks, the last one too": lambda R: (R[:-1].max(0) - R[-1]).mean(),
     },
     hints=(
-        "BWT looks at the day a task was learnt. But a later task may have helped first and hurt afterwards. Forgetting "
-        "asks for the fall from the best accuracy ever held *before the end*, so it may be negative.",
+        "BWT looks at the day a task was learnt. But a later task may have helped first and hurt afterwards. "
+        "Forgetting asks for the fall from the best accuracy ever held *before the end*, so it may be negative.",
         r"$F = \frac{1}{T-1} \sum_{j=0}^{T-2} \left( \max_{i<T-1} R_{i,\,j} - R_{T-1,\,j} \right)$: for each old task, "
         "the best of its column without the last row, minus the last row (Chaudhry et al. 2018, eq. 3 and 4).",
         """
@@ -122,8 +122,8 @@ q3 = Exercise(
         "takes one number for b, the mean over all tasks": lambda R, b: R.diagonal(1).mean() - b.mean(),
     },
     hints=(
-        "Did the earlier tasks give this one a head start? Look at a task just before it is trained on, and compare with "
-        "a network that has learnt nothing at all. The first task has nothing before it.",
+        "Did the earlier tasks give this one a head start? Look at a task just before it is trained on, and compare "
+        "with a network that has learnt nothing at all. The first task has nothing before it.",
         r"$\mathrm{FWT} = \frac{1}{T-1} \sum_{j=1}^{T-1} \left( R_{j-1,\,j} - b_j \right)$: the cells just above the "
         "diagonal, each minus its own baseline (Lopez-Paz & Ranzato 2017, eq. 4).",
         """
