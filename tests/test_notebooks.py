@@ -138,7 +138,7 @@ DOCTORED = {
         "no question": source(0, HEADER.replace("?", ".")),
         "no objectives": source(0, HEADER.replace("You will be able to", "You")),
         "no prerequisites": source(0, HEADER.replace("Prerequisites", "Needs")),
-        "no time": source(0, HEADER.replace("Time", "Takes")),
+        "no time": source(0, HEADER.replace("Time", "Sometimes at a time")),
     },
     refresh.has_numbered_equations: {
         "no tag": source(2, PROSE.replace("\\tag{1}", "")),
@@ -222,6 +222,12 @@ def test_clean_drops_a_progress_bar_but_not_the_warning_inside_it():
     cleaned = refresh.clean(nb)
     assert cleaned.cells[1].outputs[1].text == "x.py:3: UserWarning: odd\n"
     assert refresh.has_no_warnings(cleaned) != []
+
+
+def test_clean_makes_paths_inside_the_course_relative():
+    nb = sound()
+    stream(f"saved {refresh.ROOT / 'notebooks' / 'runs' / 'r.json'}\n")(nb)
+    assert refresh.clean(nb).cells[1].outputs[1].text == "saved notebooks/runs/r.json\n"
 
 
 def test_ids_follow_from_the_sources():

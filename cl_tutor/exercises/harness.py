@@ -29,7 +29,7 @@ class Exercise:
 
     name       what the verdict calls it
     reference  the solution, a function (or class) with the name and the parameters of the notebook's stub
-    mutants    {the mistake, as a clause that follows "this": a wrong function}; the check must reject every one
+    mutants    {mistake: wrong function}, the mistake worded to follow "an answer that"; the check rejects every one
     hints      three Markdown texts: the idea, the formula, the skeleton
     cases      tuples (words, *arguments), or a function that makes them; none: the answer is the value `reference()`
     ask        how an answer is asked: `ask(answer, *arguments)` returns what is compared; by default, call it
@@ -144,14 +144,14 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         symbol, colour = STATUS[self.status]
-        cell = '<td style="text-align:left;white-space:pre-wrap">{}</td>'
-        row = lambda k, v: f'<tr><th scope="row" style="text-align:left">{k}</th>{cell.format(html.escape(v))}</tr>'
-        head = (
-            f'<strong><span aria-hidden="true">{symbol}</span> {self.status.capitalize()}: {html.escape(self.exercise)}'
-        )
+        face = lambda k: ";font-family:monospace" if k in ("Given", "Got", "Expected") else ""  # keeps a matrix aligned
+        cell = lambda k, v: f'<td style="text-align:left;white-space:pre-wrap{face(k)}">{html.escape(v)}</td>'
+        row = lambda k, v: f'<tr><th scope="row" style="text-align:left">{k}</th>{cell(k, v)}</tr>'
+        words = f"{self.status.capitalize()}: {html.escape(self.exercise)}"
+        head = f'<strong><span aria-hidden="true">{symbol}</span> {words}</strong>'
         rows = "".join(row(k, v) for k, v in self.details.items())
         style = f"border-left:5px solid {colour};padding:.3em 1em"
-        return f'<div role="status" style="{style}">{head}</strong><table>{rows}</table></div>'
+        return f'<div role="status" style="{style}">{head}<table>{rows}</table></div>'
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,7 +163,7 @@ class Hint:
         return f"{self.title}: {self.text}"
 
     def _repr_markdown_(self) -> str:
-        return f'<div role="status">\n\n💡 **{self.title}.** {self.text}\n\n</div>'
+        return f'<div role="status">\n\n**{self.title}.** {self.text}\n\n</div>'
 
 
 @dataclass(frozen=True, repr=False)
@@ -251,7 +251,7 @@ def shown(x: Any) -> str:
     if a is None:
         return f"{x:.6g}" if isinstance(x, float) and not x.is_integer() else brief(reprlib.repr(x))
     if a.size <= 36:
-        return np.array2string(a, precision=4, suppress_small=True)
+        return np.array2string(a, precision=4, suppress_small=True, floatmode="maxprec_equal")
     return f"{a.dtype} of shape {a.shape}, from {a.min():.4g} to {a.max():.4g}"
 
 

@@ -10,19 +10,19 @@ from .harness import Exercise
 
 
 def bwt(R):
-    """Mean change on the old tasks between the day each was learnt and the end."""
+    """Mean change on old tasks since the day each was learnt."""
     end, learnt = R[-1], R.diagonal()
-    return (end - learnt)[:-1].mean()  # the last task is not old yet: T − 1 terms
+    return (end - learnt)[:-1].mean()  # the last task is not old yet
 
 
 def forgetting(R):
-    """Mean fall on the old tasks from the best ever held before the end."""
+    """Mean fall on old tasks from the best held before the end."""
     best = R[:-1].max(axis=0)  # over the rows, without the last one
     return (best - R[-1])[:-1].mean()
 
 
 def fwt(R, b):
-    """Mean head start on a task just before it is learnt, over the untrained network."""
+    """Mean head start on a new task over the untrained network."""
     before = R.diagonal(offset=1)  # R[j−1, j] for j = 1 ... T−1
     return (before - b[1:]).mean()
 
