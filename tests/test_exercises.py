@@ -326,6 +326,16 @@ def test_random_answers_meet_the_same_generator_and_leave_it_alone():
     torch.manual_seed(7)
     assert q.check(lambda n: torch.empty(n).normal_())
     assert torch.equal(torch.rand(1), wanted)
+    first = q.check(torch.zeros)
+    torch.manual_seed(8)
+    second = q.check(torch.zeros)
+    assert first == second, "a verdict does not depend on when it is asked for"
+
+
+def test_no_mistake_is_named_where_two_look_alike():
+    mutants = {"adds x": lambda x: x + x + x, "triples x": lambda x: 3 * x}
+    q = Exercise("Double", lambda x: 2 * x, mutants, ("", "", ""), (("one", 1.0),))
+    assert "Perhaps" not in q.check(lambda x: x + 2).details
 
 
 def test_ask_says_how_an_answer_is_asked():
