@@ -1,0 +1,181 @@
+"""The whole framework in one file: Method (an idea), Learner (the state), fit and train (the loop).
+
+Continual learning is one sum and two edits. For each batch B of task i
+
+    L(θ) = L_task(θ; B) + Σ_m m.loss(θ; B)      every method may add a term
+    g    = ∇L(θ);  g ← m.edit_grads(g)          every method may bend the gradient
+    θ    ← step(θ, g);  m.after_step()          every method may look at what happened
+
+Nothing else in `cl_tutor` trains a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from .results import Results
+from .streams import Batch, Stream, Task
+
+Params = dict[str, Tensor]
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+class Diverged(FloatingPointError):
+    """The loss is no longer a finite number. The message says by what, and what to change."""
+
+
+class Method:
+    """One idea against forgetting. Every hook is optional; all defaults do nothing.
+
+    Constructor arguments are hyper-parameters, and make the repr; learned state ends in an underscore. `loss` returns
+    its term and changes nothing; `edit_grads` touches `p.grad` and nothing else. Every method owns its generator, so
+    that adding one leaves the order of the data as it was.
+    """
+
+    def before_task(self, learner: Learner, task: Task) -> None: ...
+
+    def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
+        """A term to add to the loss of this batch."""
+        return 0.0
+
+    def edit_grads(self, learner: Learner, batch: Batch) -> None:
+        """Replace `p.grad`, before the optimiser reads it."""
+
+    def after_step(self, learner: Learner, batch: Batch) -> None: ...
+
+    def after_task(self, learner: Learner, task: Task) -> None: ...
+
+    def predict(self, learner: Learner, x: Tensor, t: Tensor) -> Tensor | None:
+        """Scores (B, C) that take the place of the network's own logits."""
+        return None
+
+
+@dataclass
+class Learner:
+    """A network, the methods that guard it, and how much of the stream it has seen.
+
+    `optimiser` takes the parameters: `partial(torch.optim.Adam, lr=1e-3)`. It starts afresh with every task.
+    """
+
+    net: nn.Module
+    stream: Stream
+    methods: Sequence[Method] = ()
+    epochs: int = 1
+    batch_size: int = 64
+    optimiser: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = SGD
+    seed: int = 0
+    device: str = "auto"  # "auto": the GPU if there is one
+    threads: int = 1  # on the CPU: small networks run fastest on one
+    progress: bool = False
+    seen: int = field(default=0, init=False)  # tasks met so far
+    rows: list[list[float]] = field(default_factory=list, init=False)  # of R
+    losses: list[list[float]] = field(default_factory=list, init=False)
+    baseline: list[float] = field(default_factory=list, init=False)  # b, for forward transfer
+    opt: torch.optim.Optimizer = field(init=False, repr=False)  # the optimiser of the current task
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.net.to(self.device)
+        self.rng = torch.Generator().manual_seed(self.seed)
+        self.methods = [*([self.net] if isinstance(self.net, Method) else []), *self.methods]
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        return {n: p for n, p in self.net.named_parameters() if p.requires_grad}
+
+    def logits(self, x: Tensor, t: Tensor, params: Params | None = None) -> Tensor:
+        """f(x; θ): raw logits (B, C) of all units. The task id reaches the network in Task-IL only."""
+        args = (x, t if self.stream.task_known else None)
+        return self.net(*args) if params is None else functional_call(self.net, params, args)
+
+    def mask(self, z: Tensor, t: Tensor) -> Tensor:
+        """−inf on the units that do not compete for these samples."""
+        return z.masked_fill(~self.stream.competing(t, self.seen), -torch.inf)
+
+    def loss(self, batch: Batch, params: Params | None = None) -> Tensor:
+        """The cross-entropy of a batch, at θ or at other parameters."""
+        return F.cross_entropy(self.mask(self.logits(batch.x, batch.t, params), batch.t), batch.y)
+
+    def scores(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the learner answers with: the rule of the first method that has one, else the logits."""
+        rules = (m.predict(self, x, t) for m in self.methods)
+        own = next((s for s in rules if s is not None), None)
+        return self.mask(self.logits(x, t) if own is None else own, t)
+
+    @torch.no_grad()
+    def accuracy(self, task: Task) -> float:
+        """The share of test samples whose highest score is the right unit."""
+        self.net.eval()
+        batches = (batch.to(self.device) for batch in task.batches(1000, "test"))
+        hits = sum(self.scores(x, t).argmax(1).eq(y).sum().item() for x, y, t in batches)
+        return hits / len(task.test.y)
+
+
+def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
+    """Train on one task, calling every hook of every method. Returns the loss of each step."""
+    learner.opt = opt = learner.optimiser(list(learner.params.values()))
+    losses = []
+    for _ in range(learner.epochs if epochs is None else epochs):
+        for batch in task.batches(learner.batch_size, rng=learner.rng):
+            batch = batch.to(learner.device)
+            learner.net.train()
+            loss = learner.loss(batch) + sum(m.loss(learner, batch) for m in learner.methods)
+            losses.append(finite(loss))
+            opt.zero_grad()
+            loss.backward()
+            for m in learner.methods:
+                m.edit_grads(learner, batch)
+            opt.step()
+            for m in learner.methods:
+                m.after_step(learner, batch)
+    return losses
+
+
+def train(learner: Learner) -> Results:
+    """Meet the tasks one by one; after each, measure the accuracy on all of them."""
+    tasks = learner.stream.tasks
+    with threads(learner.threads):
+        if not learner.seen:
+            learner.baseline = [learner.accuracy(task) for task in tasks]
+        for task in tqdm(tasks[learner.seen :], desc="tasks", disable=not learner.progress):
+            learner.seen += 1
+            for m in learner.methods:
+                m.before_task(learner, task)
+            learner.losses.append(fit(learner, task))
+            for m in learner.methods:
+                m.after_task(learner, task)
+            learner.rows.append([learner.accuracy(other) for other in tasks])
+    return Results(learner.rows, learner.baseline, learner.losses)
+
+
+def finite(loss: Tensor) -> float:
+    """The loss as a number, or an error that says what to change."""
+    value = loss.item()
+    if not torch.isfinite(loss):
+        raise Diverged(f"The loss became {value}: lower the learning rate, or the strength of the methods.")
+    return value
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Run with n CPU threads, then put back the caller's setting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
