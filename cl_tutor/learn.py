@@ -41,6 +41,9 @@ class Method:
     that adding one leaves the order of the data as it was.
     """
 
+    def check(self, learner: Learner) -> None:
+        """Refuse, with a ValueError that says why, a learner that this method cannot serve."""
+
     def before_task(self, learner: Learner, task: Task) -> None: ...
 
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
@@ -91,6 +94,11 @@ class Learner:
         self.net.to(self.device)
         self.rng = torch.Generator().manual_seed(self.seed)
         self.methods = [*([self.net] if isinstance(self.net, Method) else []), *self.methods]
+        answering = [type(m).__name__ for m in self.methods if type(m).predict is not Method.predict]
+        if len(answering) > 1:
+            raise ValueError(f"{' and '.join(answering)} would both answer in place of the network: keep one of them.")
+        for m in self.methods:
+            m.check(self)
 
     @property
     def params(self) -> dict[str, nn.Parameter]:
