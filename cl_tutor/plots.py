@@ -29,27 +29,36 @@ from PIL import Image
 
 from .results import Results
 
+# fmt: off
 STYLE = {
-    "figure.dpi": 100, "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.1, "figure.facecolor": "white", "axes.facecolor": "white",
-    "font.size": 12, "font.family": "DejaVu Sans", "axes.titlesize": 13, "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e3e3e3", "axes.axisbelow": True,
-    "legend.frameon": False, "legend.handlelength": 3.4, "lines.linewidth": 2.2, "lines.markersize": 7,
-}  # fmt: skip
-LOOKS = [
-    {"color": "#000000", "linestyle": (0, (1, 1.2)), "marker": "v"},  # the floor
-    {"color": "#767676", "linestyle": (0, (6, 2)), "marker": "^"},  # the ceiling
-    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    {"color": "#D55E00", "linestyle": (0, (5, 1, 1, 1)), "marker": "s"},
-    {"color": "#009E73", "linestyle": (0, (3, 1)), "marker": "D"},
-    {"color": "#CC79A7", "linestyle": (0, (8, 1, 1, 1, 1, 1)), "marker": "X"},
-    {"color": "#E69F00", "linestyle": (0, (9, 1.5)), "marker": "P"},
-    {"color": "#56B4E9", "linestyle": (0, (2, 0.7)), "marker": "p"},
+    "figure.dpi": 100, "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.1,
+    "figure.facecolor": "white", "axes.facecolor": "white", "font.size": 12, "font.family": "DejaVu Sans",
+    "axes.titlesize": 13, "axes.titlelocation": "left", "axes.titlepad": 10, "axes.grid": True, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e3e3e3", "lines.linewidth": 2.2,
+    "lines.markersize": 7, "legend.frameon": False, "legend.handlelength": 3.4,
+}
+LOOKS = [  # colour, dashes, marker; then the last two once more in plotly's words
+    ("#000000", (0, (1, 1.2)), "v", "dot", "triangle-down"),  # the floor
+    ("#767676", (0, (6, 2)), "^", "dash", "triangle-up"),  # the ceiling
+    ("#0072B2", "-", "o", "solid", "circle"),
+    ("#D55E00", (0, (5, 1, 1, 1)), "s", "dashdot", "square"),
+    ("#009E73", (0, (3, 1)), "D", "4px,2px", "diamond"),
+    ("#CC79A7", (0, (8, 1, 1, 1, 1, 1)), "X", "longdashdot", "x"),
+    ("#E69F00", (0, (9, 1.5)), "P", "longdash", "cross"),
+    ("#56B4E9", (0, (2, 0.7)), "p", "3px,2px", "pentagon"),
 ]
 # A method looks the same in every figure of the course; one of a family takes its relative's look when that is free.
 METHODS = {
-    "naive": 0, "joint": 1, "ewc": 2, "er": 3, "si": 4, "mas": 5, "lwf": 6, "online ewc": 7, "der": 5, "der++": 7, "a-gem": 4,
-    "gem": 6, "packnet": 5, "progressive": 6, "supsup": 7, "gradient": 0,
-}  # fmt: skip
+    "naive": 0, "joint": 1, "ewc": 2, "er": 3, "si": 4, "mas": 5, "lwf": 6, "online ewc": 7, "der": 5, "der++": 7,
+    "a-gem": 4, "gem": 6, "packnet": 5, "progressive": 6, "supsup": 7,
+}
+CONTOURS = [("#0072B2", "-", "solid"), ("#D55E00", (0, (4, 2)), "dash")]  # the first surface and the second
+# fmt: on
+
+Runs = Mapping[str, Results | Sequence[Results]]
+Surfaces = np.ndarray | Mapping[str, np.ndarray]
+Paths = Mapping[str, np.ndarray]
+Points = Mapping[str, tuple[float, float]]
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -69,7 +78,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
             if not free:
                 raise ValueError(f"{len(names)} lines in one figure cannot be told apart: draw at most {len(LOOKS)}.")
             taken[name] = free.pop(0)
-    return {name: LOOKS[taken[name]] for name in names}
+    return {name: dict(zip(("color", "linestyle", "marker"), LOOKS[taken[name]])) for name in names}
 
 
 # ---------------------------------------------------------------------------------------------- what enters a notebook
@@ -170,9 +179,6 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
     return Picture(figure, alt)
 
 
-Runs = Mapping[str, Results | Sequence[Results]]
-
-
 @mpl.rc_context(STYLE)
 def curves(
     results: Runs, task: int | None = 0, guess: float | Sequence[float] | None = None, title: str = ""
@@ -182,8 +188,7 @@ def curves(
     Put a naive run and a joint run into `results`: they are the floor and the ceiling. `guess`, the reader's prediction,
     is one accuracy for the end or one for each task; the figure sets it beside what happened.
     """
-    runs = {name: _runs(r) for name, r in results.items()}
-    T = len(next(iter(runs.values()))[0].R)
+    runs, T = _runs(results)
     if task is not None and not 0 <= task < T:
         raise ValueError(f"task must lie in 0 ... {T - 1}, or be None for the mean over the tasks seen, not {task}.")
     after = np.arange(1, T + 1)
@@ -192,7 +197,12 @@ def curves(
     of = "the tasks seen so far" if task is None else f"task {task + 1}"
     title = title or f"Accuracy on {of}"
     figure, ax = _axes("after training on task", "accuracy", title)
-    _draw(ax, {name: (after, s.mean(0), _sd(s)) for name, s in scores.items()}, dots=True)
+    _draw(ax, {name: (after, s.mean(0)) for name, s in scores.items()})
+    for line, s in zip(ax.lines, scores.values()):
+        line.set_label(f"{line.get_label()}  {s.mean(0)[-1]:.2f}")
+        if len(s) > 1:
+            low, high = s.mean(0) - s.std(0, ddof=1), s.mean(0) + s.std(0, ddof=1)
+            ax.fill_between(after, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     ends = [f"{name} from {_num(s.mean(0)[0])} to {_mean_sd(s[:, -1])}" for name, s in scores.items()]
     alt = f"{title} after each of {T} tasks, {_seeds(runs)}. {'; '.join(ends)}."
     if guess is not None:
@@ -211,18 +221,16 @@ def curves(
 @mpl.rc_context(STYLE)
 def bars(results: Runs, title: str = "Accuracy and forgetting at the end") -> Picture:
     """ACC and forgetting of each method: the bar is the mean, the line ± one sd over seeds, each dot one seed."""
-    runs = {name: _runs(r) for name, r in results.items()}
+    runs, _ = _runs(results)
     figure = Figure(figsize=(7.2, 1.5 + 0.5 * len(runs)))
     panels, looks, spoken = figure.subplots(1, 2, sharey=True), styles(runs), dict.fromkeys(runs, "")
     figure.suptitle(title, x=0.01, ha="left", size=13)
     for ax, key, label in zip(panels, ["acc", "forgetting"], ["ACC", "forgetting"]):
         for y, (name, rs) in enumerate(runs.items()):
             values = np.array([r.metrics()[key] for r in rs])
-            colour = looks[name]["color"]
+            colour, marker = looks[name]["color"], looks[name]["marker"]
             ax.barh(y, values.mean(), height=0.62, color=colour, alpha=0.3, edgecolor=colour, linewidth=1.5)
-            ax.plot(
-                values, y + np.linspace(-0.16, 0.16, len(values) + 2)[1:-1], looks[name]["marker"], color=colour, ms=5
-            )
+            ax.plot(values, y + np.linspace(-0.16, 0.16, len(values) + 2)[1:-1], marker, color=colour, markersize=5)
             if len(values) > 1:
                 ax.errorbar(values.mean(), y, xerr=values.std(ddof=1), color="black", capsize=4, linewidth=1.6)
             ax.annotate(_mean_sd(values), (1.0, y), xycoords=("axes fraction", "data"), va="center", size=11)
@@ -241,37 +249,26 @@ def bars(results: Runs, title: str = "Accuracy and forgetting at the end") -> Pi
 
 @mpl.rc_context(STYLE)
 def lines(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    xlabel: str,
-    ylabel: str,
-    title: str = "",
-    *,
-    logx: bool = False,
-    logy: bool = False,
-    ylim: tuple[float, float] | None = None,
-    marks: Mapping[float, str] | None = None,
-) -> Picture:
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "", *,
+    logx: bool = False, logy: bool = False, ylim: tuple[float, float] | None = None, marks: Mapping[float, str] | None = None,
+) -> Picture:  # fmt: skip
     """One line for each name: (x, y). `marks` are vertical lines with words, {x: "task 2 starts"}."""
     figure, ax = _axes(xlabel, ylabel, title)
     ax.set_title(title, pad=24 if marks else None)  # room for their words
-    data = {name: (np.asarray(x, float), np.asarray(y, float), None) for name, (x, y) in series.items()}
-    for name, (x, y, _) in data.items():
+    data = {name: (np.asarray(x, float), np.asarray(y, float)) for name, (x, y) in series.items()}
+    for name, (x, y) in data.items():
         if x.shape != y.shape or x.ndim != 1:
-            raise ValueError(
-                f"{name!r} needs as many x as y, in one row each, but their shapes are {x.shape} and {y.shape}."
-            )
+            raise ValueError(f"{name!r} needs one x for each y in one row, but the shapes are {x.shape} and {y.shape}.")
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if ylim:
         ax.set_ylim(*ylim)
     for x, words in (marks or {}).items():
         ax.axvline(x, color="#767676", linewidth=1)
-        ax.annotate(
-            f" {words}", (x, 1), xycoords=("data", "axes fraction"), size=10, color="#555555", va="bottom", rotation=0
-        )
-    _draw(ax, data, dots=all(len(x) <= 12 for x, _, _ in data.values()))
+        ax.annotate(f" {words}", (x, 1), xycoords=("data", "axes fraction"), size=10, color="#555555", va="bottom")
+    _draw(ax, data)
     if len(data) > 1 or not title:
         _legend(figure, ax)
-    drawn = {name: (x[ok], y[ok]) for name, (x, y, _) in data.items() if (ok := np.isfinite(y)).any()}
+    drawn = {name: (x[ok], y[ok]) for name, (x, y) in data.items() if (ok := np.isfinite(y)).any()}
     ends = [f"{n} from {_num(y[0])} at {x[0]:g} to {_num(y[-1])} at {x[-1]:g}" for n, (x, y) in drawn.items()]
     return Picture(figure, f"{title or ylabel}: {ylabel} against {xlabel}. {'; '.join(ends) or 'No point yet'}.")
 
@@ -283,24 +280,14 @@ def hist(values: Mapping[str, Sequence[float]], xlabel: str, title: str = "", bi
     edges = np.histogram_bin_edges(np.concatenate(list(data.values())), bins)
     figure, ax = _axes(xlabel, "share of values", title)
     for name, look in styles(data).items():
-        share = {"bins": edges, "weights": np.full(len(data[name]), 1 / len(data[name]))}
-        ax.hist(data[name], color=look["color"], alpha=0.15, **share)
-        ax.hist(
-            data[name],
-            color=look["color"],
-            linestyle=look["linestyle"],
-            histtype="step",
-            linewidth=2,
-            label=name,
-            **share,
-        )
+        fill, weights = (look["color"], 0.15), np.full(len(data[name]), 1 / len(data[name]))
+        edge = {"edgecolor": look["color"], "linestyle": look["linestyle"], "linewidth": 2, "label": name}
+        ax.hist(data[name], edges, weights=weights, histtype="stepfilled", facecolor=fill, **edge)
     if edges[0] < 0 < edges[-1]:
         ax.axvline(0, color="black", linewidth=1)
     _legend(figure, ax)
-    says = [
-        f"{n}: mean {_num(v.mean())}, sd {_num(v.std(ddof=1))}, {100 * (v < 0).mean():.0f} % below zero"
-        for n, v in data.items()
-    ]
+    below = lambda v: f"{100 * (v < 0).mean():.0f} % below zero"
+    says = [f"{n}: mean {_num(v.mean())}, sd {_num(v.std(ddof=1))}, {below(v)}" for n, v in data.items()]
     return Picture(figure, f"{title or xlabel}: histogram of {xlabel}. {'; '.join(says)}.")
 
 
@@ -350,23 +337,12 @@ class Live:
 
 # ------------------------------------------------------------------------------------------------------------ surfaces
 
-Points = Mapping[str, tuple[float, float]]
-Surfaces = np.ndarray | Mapping[str, np.ndarray]
-CONTOURS = [("#0072B2", "-"), ("#D55E00", (0, (4, 2)))]  # the first and the second surface
-
 
 @mpl.rc_context(STYLE)
 def surface(
-    xs: np.ndarray,
-    ys: np.ndarray,
-    Z: Surfaces,
-    paths: Mapping[str, np.ndarray] | None = None,
-    points: Points | None = None,
-    *,
-    title: str = "Loss",
-    xlabel: str = "θ₁",
-    ylabel: str = "θ₂",
-) -> Picture:
+    xs: np.ndarray, ys: np.ndarray, Z: Surfaces, paths: Paths | None = None, points: Points | None = None, *,
+    title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂",
+) -> Picture:  # fmt: skip
     """Contours of one loss or two, Z[i, j] at (xs[j], ys[i]), under paths (n, 2) that run from the ring to the marker.
 
     Levels are spaced as the square of the height, so that the rings of a quadratic bowl lie equally far apart.
@@ -374,7 +350,7 @@ def surface(
     Z, paths, points = _surfaces(xs, ys, Z), _paths(paths), points or {}
     figure, ax = _axes(xlabel, ylabel, title, height=4.8)
     ax.grid(False)
-    for (label, z), (colour, dashes) in zip(Z.items(), CONTOURS):
+    for (label, z), (colour, dashes, _) in zip(Z.items(), CONTOURS):
         ax.contour(xs, ys, z, _levels(z), colors=colour, linestyles=[dashes], linewidths=1.1, alpha=0.65)
         ax.plot([], [], color=colour, linestyle=dashes, linewidth=1.1, label=label)
     for name, look in styles(paths).items():
@@ -385,123 +361,70 @@ def surface(
         ax.plot([], [], **look, label=name)
     for name, (x, y) in points.items():
         ax.plot(x, y, "+", color="black", markersize=13, markeredgewidth=2, zorder=3.5)
-        ax.annotate(
-            name,
-            (x, y),
-            (7, 6),
-            textcoords="offset points",
-            zorder=5,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1},
-        )
+        box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1}
+        ax.annotate(name, (x, y), (7, 6), textcoords="offset points", zorder=5, bbox=box)
     ax.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]), aspect="equal")  # or gradients would not cross contours squarely
     _legend(figure, ax)
     return Picture(figure, _surface_alt(title, xs, ys, Z, paths, points))
 
 
 def animate(
-    xs: np.ndarray,
-    ys: np.ndarray,
-    Z: Surfaces,
-    paths: Mapping[str, np.ndarray],
-    points: Points | None = None,
-    *,
-    title: str = "Loss",
-    xlabel: str = "θ₁",
-    ylabel: str = "θ₂",
-    frames: int = 60,
-) -> Picture:
+    xs: np.ndarray, ys: np.ndarray, Z: Surfaces, paths: Paths, points: Points | None = None, *,
+    title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂", frames: int = 60,
+) -> Picture:  # fmt: skip
     """The same picture in motion: plotly, with play, pause and a slider to scrub; its last frame is the still.
 
-    A surface is ONE line trace with gaps, because plotly.js deletes real contour traces when frames play without a redraw.
+    A surface is ONE line trace with gaps: plotly.js deletes real contour traces when frames play without a redraw.
     """
     from plotly import graph_objects as go  # a second to import, and only this function needs it
 
-    Z, moving = _surfaces(xs, ys, Z), _paths(paths)
-    if not moving:
+    still = surface(xs, ys, Z, paths, points, title=title, xlabel=xlabel, ylabel=ylabel)
+    walks, traces = _paths(paths), []
+    if not walks:
         raise ValueError("animate needs at least one path, an array of shape (n, 2): {'SGD': path}.")
-    dash = {True: "solid", False: "dash"}
-    traces = []
-    for (label, z), (colour, dashes) in zip(Z.items(), CONTOURS):
-        cx, cy = _polyline(xs, ys, z)
-        line = {"color": colour, "width": 1, "dash": dash[dashes == "-"]}
-        traces.append(go.Scatter(x=cx, y=cy, mode="lines", line=line, opacity=0.6, name=label, hoverinfo="skip"))
-    if points:
-        px, py = zip(*points.values())
+    for (label, z), (colour, _, dash) in zip(_surfaces(xs, ys, Z).items(), CONTOURS):
+        x, y = _polyline(xs, ys, z)
+        look = {"line": {"color": colour, "width": 1, "dash": dash}, "opacity": 0.6, "hoverinfo": "skip"}
+        traces.append(go.Scatter(x=x, y=y, mode="lines", name=label, **look))
+    for name, (x, y) in (points or {}).items():
         cross = {"symbol": "cross-thin", "size": 13, "line": {"width": 2.5, "color": "black"}}
-        traces.append(
-            go.Scatter(
-                x=px,
-                y=py,
-                mode="markers+text",
-                text=list(points),
-                textposition="top right",
-                marker=cross,
-                showlegend=False,
-            )
-        )
-    first = len(traces)
-    steps = np.unique(np.linspace(0, max(map(len, moving.values())) - 1, frames).round().astype(int))
+        look = {"mode": "markers+text", "text": [name], "textposition": "top right", "showlegend": False}
+        traces.append(go.Scatter(x=[x], y=[y], name=name, marker=cross, **look))
+    steps = np.unique(np.linspace(0, max(map(len, walks.values())) - 1, frames).round().astype(int))
+    looks = {name: next(l for l in LOOKS if l[0] == look["color"]) for name, look in styles(walks).items()}
 
-    def at(k: int) -> list[Any]:
-        drawn = []
-        for name, look in styles(moving).items():
-            p = moving[name][np.minimum(steps[: np.searchsorted(steps, k) + 1], len(moving[name]) - 1)].round(4)
-            head = {
-                "size": [0] * (len(p) - 1) + [13],
-                "symbol": SYMBOLS[look["marker"]],
-                "color": look["color"],
-                "line": {"width": 1, "color": "white"},
-            }
-            line = {"color": look["color"], "width": 3, "dash": DASHES[look["marker"]]}
-            drawn.append(
-                go.Scatter(
-                    x=p[:, 0].tolist(), y=p[:, 1].tolist(), mode="lines+markers", marker=head, line=line, name=name
-                )
-            )
-        return drawn
+    def trail(name: str, n: int) -> Any:
+        """The path up to the n-th of the steps, with its marker at the head; a shorter path waits at its end."""
+        colour, _, _, dash, symbol = looks[name]
+        x, y = walks[name][np.minimum(steps[:n], len(walks[name]) - 1)].round(4).T.tolist()
+        marker = {
+            "size": [0] * (n - 1) + [13],
+            "symbol": symbol,
+            "color": colour,
+            "line": {"width": 1, "color": "white"},
+        }
+        line = {"color": colour, "width": 3, "dash": dash}
+        return go.Scatter(x=x, y=y, mode="lines+markers", marker=marker, line=line, name=name)
 
-    def play(which: Any, ms: int) -> list[Any]:
-        now = {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}}
-        return [which, now | {"frame": {"duration": ms, "redraw": False}}]
+    def go_to(frame: Any, ms: int) -> dict[str, Any]:
+        how = {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}}
+        return {"method": "animate", "args": [frame, how | {"frame": {"duration": ms, "redraw": False}}]}
 
-    movie = [go.Frame(name=str(k), data=at(k), traces=list(range(first, first + len(moving)))) for k in steps]
-    figure = go.Figure([*traces, *at(0)], frames=movie)
-    buttons = [
-        {"label": "▶ play", "method": "animate", "args": play(None, 50)},
-        {"label": "❚❚ pause", "method": "animate", "args": play([None], 0)},
-    ]
-    scrub = [{"label": str(k), "method": "animate", "args": play([str(k)], 0)} for k in steps]
+    moving = list(range(len(traces), len(traces) + len(walks)))
+    movie = [go.Frame(name=str(k), data=[trail(w, n + 1) for w in walks], traces=moving) for n, k in enumerate(steps)]
+    figure = go.Figure([*traces, *(trail(w, 1) for w in walks)], frames=movie)
+    buttons = [{"label": "▶ play"} | go_to(None, 50), {"label": "❚❚ pause"} | go_to([None], 0)]
+    scrub = [{"label": str(k)} | go_to([str(k)], 0) for k in steps]
     figure.update_layout(
-        template="simple_white", width=720, height=560, title={"text": title, "x": 0.01}, font={"size": 13},
-        margin={"l": 60, "r": 20, "t": 50, "b": 20}, legend={"bgcolor": "rgba(255,255,255,0.8)"},
-        xaxis={"title": {"text": xlabel}, "range": [xs[0], xs[-1]]}, yaxis={"title": {"text": ylabel}, "range": [ys[0], ys[-1]]},
-        updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.2, "xanchor": "left", "yanchor": "top", "buttons": buttons, "showactive": False}],
-        sliders=[{"x": 0.3, "len": 0.7, "y": -0.13, "steps": scrub, "currentvalue": {"prefix": "step "}, "ticklen": 0, "font": {"color": "rgba(0,0,0,0)"}}],
+        template="simple_white", width=720, height=600, title={"text": title, "x": 0.01}, font={"size": 14},
+        margin={"l": 60, "r": 20, "t": 50, "b": 20}, xaxis={"title": {"text": xlabel}, "range": [xs[0], xs[-1]]},
+        yaxis={"title": {"text": ylabel}, "range": [ys[0], ys[-1]], "scaleanchor": "x", "constrain": "domain"},
+        updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.16, "xanchor": "left", "yanchor": "top",
+                      "buttons": buttons, "showactive": False}],
+        sliders=[{"x": 0.34, "len": 0.66, "y": -0.1, "steps": scrub, "currentvalue": {"prefix": "step "}, "ticklen": 0,
+                  "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"}}],
     )  # fmt: skip
-    still = surface(xs, ys, Z, moving, points, title=title, xlabel=xlabel, ylabel=ylabel)
     return Picture(figure, f"{still.alt} In JupyterLab it plays in {len(steps)} frames.", still.figure)
-
-
-DASHES = {
-    "v": "dot",
-    "^": "dash",
-    "o": "solid",
-    "s": "dashdot",
-    "D": "4px,2px",
-    "X": "longdashdot",
-    "P": "longdash",
-    "p": "3px,2px",
-}
-SYMBOLS = {
-    "v": "triangle-down",
-    "^": "triangle-up",
-    "o": "circle",
-    "s": "square",
-    "D": "diamond",
-    "X": "x",
-    "P": "cross",
-    "p": "pentagon",
-}
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
@@ -519,12 +442,14 @@ def _mean_sd(values: np.ndarray) -> str:
     return _num(values.mean()) + (f" ± {_num(values.std(ddof=1))}" if len(values) > 1 else "")
 
 
-def _sd(scores: np.ndarray) -> np.ndarray | None:
-    return scores.std(0, ddof=1) if len(scores) > 1 else None
-
-
-def _runs(value: Results | Sequence[Results]) -> list[Results]:
-    return [value] if isinstance(value, Results) else list(value)
+def _runs(results: Runs) -> tuple[dict[str, list[Results]], int]:
+    runs = {name: [r] if isinstance(r, Results) else list(r) for name, r in results.items()}
+    tasks = sorted({len(r.R) for rs in runs.values() for r in rs})
+    if len(tasks) != 1 or not all(runs.values()):
+        raise ValueError(
+            f"Runs in one figure need one number of tasks and at least one seed each, but T is in {tasks}."
+        )
+    return runs, tasks[0]
 
 
 def _seeds(runs: Mapping[str, list[Results]]) -> str:
@@ -539,20 +464,10 @@ def _axes(xlabel: str, ylabel: str, title: str, height: float = 4.0) -> tuple[Fi
     return figure, ax
 
 
-def _draw(ax: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]], dots: bool) -> None:
+def _draw(ax: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for name, look in styles(series).items():
-        x, y, sd = series[name]
-        ax.plot(
-            x,
-            y,
-            **look,
-            label=name,
-            markevery=1 if dots else max(1, len(x) // 8),
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-        )
-        if sd is not None:
-            ax.fill_between(x, y - sd, y + sd, color=look["color"], alpha=0.15, linewidth=0)
+        x, y = series[name]
+        ax.plot(x, y, **look, label=name, markevery=max(1, len(x) // 12), markeredgecolor="white", markeredgewidth=0.7)
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
@@ -564,12 +479,11 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 
 def _surfaces(xs: np.ndarray, ys: np.ndarray, Z: Surfaces) -> dict[str, np.ndarray]:
-    named = {k: np.asarray(z, float) for k, z in (Z.items() if isinstance(Z, Mapping) else {"loss": Z}.items())}
+    named = {name: np.asarray(z, float) for name, z in (Z if isinstance(Z, Mapping) else {"loss": Z}).items()}
+    shape = (len(ys), len(xs))
     for name, z in named.items():
-        if z.shape != (len(ys), len(xs)):
-            raise ValueError(
-                f"The surface {name!r} must have the shape (len(ys), len(xs)) = {(len(ys), len(xs))}, not {z.shape}."
-            )
+        if z.shape != shape:
+            raise ValueError(f"The surface {name!r} needs the shape (len(ys), len(xs)) = {shape}, not {z.shape}.")
     if not 1 <= len(named) <= len(CONTOURS):
         raise ValueError(f"A figure shows one surface or two, not {len(named)}.")
     return named
