@@ -89,7 +89,9 @@ class Picture:
     """A figure and its alt text; as the last expression of a cell it shows itself.
 
     `figure` is matplotlib's, or plotly's together with `still`, a matplotlib figure for every viewer that cannot run it.
-    One output holds the PNG, the words, and `<img alt>`: neither JupyterLab nor nbconvert gives a bare PNG any alt text.
+    One output holds the words and the PNG, as an image and as `<img alt>`: neither JupyterLab nor nbconvert's default
+    gives a bare image/png any alt text. Beside plotly's figure the PNG is in the HTML alone, for JupyterLab would show
+    a bare one in its place until a mouse comes by.
     """
 
     figure: Any
@@ -118,10 +120,10 @@ class Picture:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         png = base64.b64encode(self.png()).decode()
         img = f'<img alt="{html.escape(self.alt)}" style="max-width: 100%" src="data:image/png;base64,{png}">'
-        data: dict[str, Any] = {"text/plain": repr(self), "text/html": img, "image/png": png}
+        data: dict[str, Any] = {"text/plain": repr(self), "text/html": img}
         if self.still is not None:
-            data["application/vnd.plotly.v1+json"] = json.loads(self.figure.to_json())
-        return data, {"image/png": {"alt": self.alt}}
+            return data | {"application/vnd.plotly.v1+json": json.loads(self.figure.to_json())}, {}
+        return data | {"image/png": png}, {"image/png": {"alt": self.alt}}
 
 
 def show(figure: Any, alt: str = "", still: Figure | None = None) -> None:
