@@ -69,9 +69,9 @@ class Results:
         return f"Results(ACC {m['acc']:.3f}, forgetting {m['forgetting']:.3f}, BWT {m['bwt']:.3f}, FWT {m['fwt']:.3f}, {len(self.R)} tasks)"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>task {j}</th>" for j in range(len(self.R)))
+        head = "".join(f"<th>task {j + 1}</th>" for j in range(len(self.R)))
         row = lambda name, values: f"<tr><th>{name}</th>" + "".join(f"<td>{v:.3f}</td>" for v in values) + "</tr>"
-        body = row("before training", self.b) + "".join(row(f"after task {i}", r) for i, r in enumerate(self.R))
+        body = row("before training", self.b) + "".join(row(f"after task {i + 1}", r) for i, r in enumerate(self.R))
         m = self.metrics()
         caption = f"ACC {m['acc']:.3f} · forgetting {m['forgetting']:.3f} · BWT {m['bwt']:.3f} · FWT {m['fwt']:.3f}"
         return f"<table><caption>{caption}</caption><thead><tr><th>accuracy on</th>{head}</tr></thead><tbody>{body}</tbody></table>"
