@@ -1,5 +1,6 @@
 """R and b -> ACC, forgetting, BWT, FWT, against sums written out with loops, and against each other."""
 
+import io
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rich.console import Console
 
 from cl_tutor.results import Results
 
@@ -82,6 +84,9 @@ def test_results_cannot_be_edited_by_accident():
         Results([[0.9]], [0.1]).R[0, 0] = 1
 
 
-def test_html_shows_every_cell():
-    html = Results([[0.912, 0.2], [0.7, 0.834]], [0.1, 0.155])._repr_html_()
-    assert all(f"{v:.3f}" in html for v in (0.912, 0.2, 0.7, 0.834, 0.1, 0.155))
+def test_html_and_terminal_show_every_cell_and_the_four_numbers():
+    r = Results([[0.912, 0.2], [0.7, 0.834]], [0.1, 0.155])
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(r)
+    for text in (r._repr_html_(), console.export_text()):
+        assert all(f"{v:.3f}" in text for v in (0.912, 0.2, 0.7, 0.834, 0.1, 0.155, *r.metrics().values()))
