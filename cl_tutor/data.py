@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from . import _torchvision
 
+Pair = tuple[np.ndarray, np.ndarray]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -211,10 +212,11 @@ def _decode(files: list[Path]) -> np.ndarray:
     return np.stack([np.broadcast_to(a, (channels, *a.shape[1:])) for a in arrays])
 
 
-def _stratified(x: np.ndarray, y: np.ndarray, test: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _stratified(x: np.ndarray, y: np.ndarray, test: int) -> tuple[Pair, Pair]:
     from sklearn.model_selection import train_test_split
 
-    return [(x[k], y[k]) for k in train_test_split(np.arange(len(y)), test_size=test, random_state=0, stratify=y)]
+    a, b = train_test_split(np.arange(len(y)), test_size=test, random_state=0, stratify=y)
+    return (x[a], y[a]), (x[b], y[b])
 
 
 def _columns(part: Any, name: str) -> tuple[Tensor, Tensor]:
