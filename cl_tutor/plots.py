@@ -30,7 +30,7 @@ from PIL import Image
 from .results import Results
 
 # fmt: off
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 100, "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 0.1,
     "figure.facecolor": "white", "axes.facecolor": "white", "font.size": 12, "font.family": "DejaVu Sans",
     "axes.titlesize": 13, "axes.titlelocation": "left", "axes.titlepad": 10, "axes.grid": True, "axes.axisbelow": True,
@@ -67,7 +67,8 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     >>> [look["color"] for look in styles(["naive", "EWC", "mine"]).values()]
     ['#000000', '#0072B2', '#D55E00']
     """
-    names, taken = list(names), {}
+    names = list(names)
+    taken: dict[str, int] = {}
     for name in names:
         look = METHODS.get(name.lower())
         if look is not None and look not in taken.values():
@@ -88,7 +89,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 class Picture:
     """A figure and its alt text; as the last expression of a cell it shows itself.
 
-    `figure` is matplotlib's, or plotly's together with `still`, a matplotlib figure for every viewer that cannot run it.
+    `figure` is matplotlib's, or plotly's together with `still`, a matplotlib figure for viewers that cannot run it.
     One output holds the words and the PNG, as an image and as `<img alt>`: neither JupyterLab nor nbconvert's default
     gives a bare image/png any alt text. Beside plotly's figure the PNG is in the HTML alone, for JupyterLab would show
     a bare one in its place until a mouse comes by.
@@ -127,7 +128,7 @@ class Picture:
 
 
 def show(figure: Any, alt: str = "", still: Figure | None = None) -> None:
-    """Display a `Picture` in the middle of a cell, or any figure of your own: `show(fig, alt)`, `show(plotly, alt, still)`."""
+    """Display a `Picture` in mid-cell, or a figure of your own: `show(fig, alt)`, `show(plotly, alt, still=fig)`."""
     display(figure if isinstance(figure, Picture) else Picture(figure, alt, still))
 
 
@@ -136,7 +137,7 @@ def show(figure: Any, alt: str = "", still: Figure | None = None) -> None:
 
 @mpl.rc_context(STYLE)
 def matrix(results: Results, title: str = "Accuracy after each task") -> Picture:
-    """R as a heat map under the row b. Solid frames and arrows: BWT, diagonal -> last row; dashed: FWT, b -> superdiagonal."""
+    """R as a heat map under the row b. Framed: BWT, diagonal -> last row (solid); FWT, b -> superdiagonal (dashed)."""
     R, b, T = results.R, results.b, len(results.R)
     rows = np.vstack([b, R])  # row 0 is b, so R[i, j] is drawn at (i + 1, j)
     figure = Figure(figsize=(7.2, 1.9 + 0.48 * (T + 1)))
@@ -149,7 +150,7 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=12 if T <= 8 else 8)
     ax.axhline(0.5, color="white", linewidth=5, zorder=0.9)
     names = [f"task {j + 1}" for j in range(T)]
-    ax.set_xticks(range(T), names if T <= 8 else range(1, T + 1))
+    ax.set_xticks(range(T), names if T <= 8 else [str(j + 1) for j in range(T)])
     ax.set_yticks(range(T + 1), ["before training", *names])
     ax.set(xlabel="tested on", ylabel="after training on", title=title)
     ax.tick_params(length=0)
@@ -174,8 +175,8 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
     figure.legend(*handles, loc="outside lower center", ncols=2, title=numbers, title_fontsize=13)
     cells = ". ".join(f"After {names[i]}: {', '.join(f'{v:.2f}' for v in R[i])}" for i in range(T))
     alt = (
-        f"{title}: ACC {m['acc']}, forgetting {m['forgetting']}, BWT {m['bwt']}, FWT {m['fwt']}. A heat map of {T} by {T} "
-        f"accuracies, a row after training on each task, a column for the task tested on. "
+        f"{title}: ACC {m['acc']}, forgetting {m['forgetting']}, BWT {m['bwt']}, FWT {m['fwt']}. A heat map of {T} by "
+        f"{T} accuracies, a row after training on each task, a column for the task tested on. "
         f"Before training: {', '.join(f'{v:.2f}' for v in b)}. {cells}."
     )
     return Picture(figure, alt)
@@ -185,10 +186,10 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
 def curves(
     results: Runs, task: int | None = 0, guess: float | Sequence[float] | None = None, title: str = ""
 ) -> Picture:
-    """Accuracy on one task (or on all tasks seen so far: `task=None`) after each task; the band is mean ± sd over seeds.
+    """Accuracy on one task (or on all tasks seen so far: `task=None`) after each task, mean ± sd over seeds.
 
-    Put a naive run and a joint run into `results`: they are the floor and the ceiling. `guess`, the reader's prediction,
-    is one accuracy for the end or one for each task; the figure sets it beside what happened.
+    Put a naive run and a joint run into `results`: they are the floor and the ceiling. `guess`, the reader's
+    prediction, is one accuracy for the end or one for each task; the figure sets it beside what happened.
     """
     runs, T = _runs(results)
     if task is not None and not 0 <= task < T:
@@ -212,7 +213,7 @@ def curves(
         values = np.atleast_1d(np.asarray(guess, float))
         if values.shape != at.shape:
             raise ValueError(f"guess needs one accuracy, or one for each of the {T} tasks, but it holds {len(values)}.")
-        look = {"color": "#000000", "marker": "o", "markersize": 13, "linewidth": 1, "linestyle": ":"}
+        look: Any = {"color": "#000000", "marker": "o", "markersize": 13, "linewidth": 1, "linestyle": ":"}
         ax.plot(at, values, markerfacecolor="none", markeredgewidth=2, label="your guess", zorder=5, **look)
         alt += f" Your guess: {', '.join(_num(v) for v in values)}."
     ax.set(ylim=(-0.02, 1.02), xticks=after, yticks=np.linspace(0, 1, 6))
@@ -252,7 +253,8 @@ def bars(results: Runs, title: str = "Accuracy and forgetting at the end") -> Pi
 @mpl.rc_context(STYLE)
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "", *,
-    logx: bool = False, logy: bool = False, ylim: tuple[float, float] | None = None, marks: Mapping[float, str] | None = None,
+    logx: bool = False, logy: bool = False, ylim: tuple[float, float] | None = None,
+    marks: Mapping[float, str] | None = None,
 ) -> Picture:  # fmt: skip
     """One line for each name: (x, y). `marks` are vertical lines with words, {x: "task 2 starts"}."""
     figure, ax = _axes(xlabel, ylabel, title)
@@ -264,9 +266,9 @@ def lines(
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if ylim:
         ax.set_ylim(*ylim)
-    for x, words in (marks or {}).items():
-        ax.axvline(x, color="#767676", linewidth=1)
-        ax.annotate(f" {words}", (x, 1), xycoords=("data", "axes fraction"), size=10, color="#555555", va="bottom")
+    for at, words in (marks or {}).items():
+        ax.axvline(at, color="#767676", linewidth=1)
+        ax.annotate(f" {words}", (at, 1), xycoords=("data", "axes fraction"), size=10, color="#555555", va="bottom")
     _draw(ax, data)
     if len(data) > 1 or not title:
         _legend(figure, ax)
@@ -277,14 +279,14 @@ def lines(
 
 @mpl.rc_context(STYLE)
 def hist(values: Mapping[str, Sequence[float]], xlabel: str, title: str = "", bins: int = 40) -> Picture:
-    """How often each value occurs, as a share of its own series; the alt text gives mean, sd and the share below zero."""
+    """How often each value occurs, as a share of its own series; the alt text says mean, sd and share below zero."""
     data = {name: np.asarray(v, float) for name, v in values.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(data.values())), bins)
     figure, ax = _axes(xlabel, "share of values", title)
     for name, look in styles(data).items():
         fill, weights = (look["color"], 0.15), np.full(len(data[name]), 1 / len(data[name]))
         edge = {"edgecolor": look["color"], "linestyle": look["linestyle"], "linewidth": 2, "label": name}
-        ax.hist(data[name], edges, weights=weights, histtype="stepfilled", facecolor=fill, **edge)
+        ax.hist(data[name], list(edges), weights=weights, histtype="stepfilled", facecolor=fill, **edge)
     if edges[0] < 0 < edges[-1]:
         ax.axvline(0, color="black", linewidth=1)
     _legend(figure, ax)
@@ -301,8 +303,8 @@ class Live:
     >>> live.finish()
     Figure: Task 1 is being forgotten: accuracy against step. task 1 from 0.900 at 0 to 0.400 at 100.
 
-    Drawing takes at most a fifth of the time and never more than 8 frames a second; `finish` draws the last one, and the
-    notebook calls it at the end of the cell, an interrupted one too.
+    Drawing takes at most a fifth of the time and never more than 8 frames a second; `finish` draws the last one, and
+    the notebook calls it at the end of the cell, an interrupted one too.
     """
 
     def __init__(self, title: str, xlabel: str = "step", ylabel: str = "accuracy", **options: Any) -> None:
@@ -310,6 +312,7 @@ class Live:
         self._series: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         self._handle: Any = None
         self._not_before = 0.0
+        self._hooked = False
         self._shell = get_ipython()
 
     def update(self, series: Mapping[str, Sequence[float]], x: Sequence[float] | None = None) -> None:
@@ -317,8 +320,9 @@ class Live:
         self._series = {name: (list(range(len(y)) if x is None else x), list(y)) for name, y in series.items()}
         if self._shell is None:  # a script: only the last word counts
             return
-        if self._handle is None:
+        if not self._hooked:
             self._shell.events.register("post_run_cell", self._end_of_cell)
+            self._hooked = True
         if (start := time.monotonic()) >= self._not_before:
             self.finish()
             cost = time.monotonic() - start
@@ -334,6 +338,7 @@ class Live:
 
     def _end_of_cell(self, *_: Any) -> None:
         self._shell.events.unregister("post_run_cell", self._end_of_cell)
+        self._hooked = False
         self.finish()
 
 
@@ -388,10 +393,10 @@ def animate(
         x, y = _polyline(xs, ys, z)
         look = {"line": {"color": colour, "width": 1, "dash": dash}, "opacity": 0.6, "hoverinfo": "skip"}
         traces.append(go.Scatter(x=x, y=y, mode="lines", name=label, **look))
-    for name, (x, y) in (points or {}).items():
+    for name, (px, py) in (points or {}).items():
         cross = {"symbol": "cross-thin", "size": 13, "line": {"width": 2.5, "color": "black"}}
         look = {"mode": "markers+text", "text": [name], "textposition": "top right", "showlegend": False}
-        traces.append(go.Scatter(x=[x], y=[y], name=name, marker=cross, **look))
+        traces.append(go.Scatter(x=[px], y=[py], name=name, marker=cross, **look))
     steps = np.unique(np.linspace(0, max(map(len, walks.values())) - 1, frames).round().astype(int))
     looks = {name: next(l for l in LOOKS if l[0] == look["color"]) for name, look in styles(walks).items()}
 
@@ -399,14 +404,9 @@ def animate(
         """The path up to the n-th of the steps, with its marker at the head; a shorter path waits at its end."""
         colour, _, _, dash, symbol = looks[name]
         x, y = walks[name][np.minimum(steps[:n], len(walks[name]) - 1)].round(4).T.tolist()
-        marker = {
-            "size": [0] * (n - 1) + [13],
-            "symbol": symbol,
-            "color": colour,
-            "line": {"width": 1, "color": "white"},
-        }
+        head = {"size": [0] * (n - 1) + [13], "symbol": symbol, "color": colour, "opacity": 1}
         line = {"color": colour, "width": 3, "dash": dash}
-        return go.Scatter(x=x, y=y, mode="lines+markers", marker=marker, line=line, name=name)
+        return go.Scatter(x=x, y=y, mode="lines+markers", marker=head, line=line, name=name)
 
     def go_to(frame: Any, ms: int) -> dict[str, Any]:
         how = {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}}
@@ -419,12 +419,13 @@ def animate(
     scrub = [{"label": str(k)} | go_to([str(k)], 0) for k in steps]
     figure.update_layout(
         template="simple_white", width=720, height=600, title={"text": title, "x": 0.01}, font={"size": 14},
-        margin={"l": 60, "r": 20, "t": 50, "b": 20}, xaxis={"title": {"text": xlabel}, "range": [xs[0], xs[-1]]},
+        margin={"l": 60, "r": 20, "t": 50, "b": 20},
+        xaxis={"title": {"text": xlabel}, "range": [xs[0], xs[-1]], "constrain": "domain"},
         yaxis={"title": {"text": ylabel}, "range": [ys[0], ys[-1]], "scaleanchor": "x", "constrain": "domain"},
         updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.16, "xanchor": "left", "yanchor": "top",
                       "buttons": buttons, "showactive": False}],
-        sliders=[{"x": 0.34, "len": 0.66, "y": -0.1, "steps": scrub, "currentvalue": {"prefix": "step "}, "ticklen": 0,
-                  "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"}}],
+        sliders=[{"x": 0.34, "len": 0.66, "y": -0.1, "steps": scrub, "ticklen": 0, "minorticklen": 0,
+                  "font": {"color": "#ffffff00"}, "currentvalue": {"prefix": "step ", "font": {"color": "black"}}}],
     )  # fmt: skip
     return Picture(figure, f"{still.alt} In JupyterLab it plays in {len(steps)} frames.", still.figure)
 
@@ -475,8 +476,11 @@ def _draw(ax: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None
 def _legend(figure: Figure, ax: Axes) -> None:
     """Beside the axes, in the order in which the lines end, top first: the eye walks straight across."""
     handles, labels = ax.get_legend_handles_labels()
-    last = [h.get_ydata()[-1] if isinstance(h, mpl.lines.Line2D) and len(h.get_ydata()) else -np.inf for h in handles]
-    order = sorted(range(len(labels)), key=lambda i: -np.nan_to_num(last[i], nan=-np.inf))
+    ends: list[Any] = [
+        np.asarray(h.get_ydata(), float)[-1:] if isinstance(h, mpl.lines.Line2D) else [] for h in handles
+    ]
+    last = [y[0] if len(y) and np.isfinite(y[0]) else -np.inf for y in ends]
+    order = sorted(range(len(labels)), key=lambda i: -last[i])
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside right upper")
 
 

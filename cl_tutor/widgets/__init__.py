@@ -1,4 +1,4 @@
-"""Explorables: one Python class and one JavaScript file each, computed in the browser, with a copy that needs no kernel."""
+"""Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
 
 from .r_editor import REditor
 

@@ -1,6 +1,6 @@
 """An explorable that needs no kernel: beside the live widget stands a copy that one inline script runs in any page.
 
-A widget's module only asks its model for get, set, on, off, save_changes, so a host of a dozen lines is enough. Where no
+A widget's module only asks its model for get, set, on, off, save_changes: a host of a dozen lines is enough. Where no
 script may run (an untrusted notebook, GitHub), the picture and its alt text are what remains.
 """
 
@@ -36,7 +36,7 @@ _HOST = """<div class="clt-island">%(fallback)s</div>
 
 
 class Island(anywidget.AnyWidget):
-    """An anywidget whose output also holds its island and the PNG of `picture()`, the widget's figure as it now stands."""
+    """An anywidget whose output also holds its island, and the PNG of `picture()`: the widget as it now stands."""
 
     def picture(self) -> Picture:
         """What a reader sees where nothing can run; every explorable draws its own."""
@@ -59,7 +59,7 @@ class Island(anywidget.AnyWidget):
         return f"{type(self).__name__}: {self.picture().alt}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        live, about = super()._repr_mimebundle_(**kwargs)
+        live, about = super()._repr_mimebundle_(**kwargs) or ({}, {})
         still, alt = self.picture()._repr_mimebundle_()
         return still | live | {"text/html": self._host(still["text/html"])}, about | alt
 

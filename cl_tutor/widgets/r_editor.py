@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import traitlets
 
 from .. import plots
@@ -24,8 +25,8 @@ class REditor(Island):
     _esm = _STATIC / "r_editor.js"
     _css = _STATIC / "clt.css"
     presets = traitlets.Dict().tag(sync=True)
-    R = traitlets.List().tag(sync=True)
-    b = traitlets.List().tag(sync=True)
+    R: traitlets.List = traitlets.List().tag(sync=True)
+    b: traitlets.List = traitlets.List().tag(sync=True)
 
     def __init__(self, presets: Mapping[str, Results]) -> None:
         if not presets:
@@ -39,7 +40,7 @@ class REditor(Island):
     @property
     def results(self) -> Results:
         """The table as it stands now, edits included."""
-        return Results(self.R, self.b)
+        return Results(np.array(self.R), np.array(self.b))
 
     def picture(self) -> plots.Picture:
         return plots.matrix(self.results, "An accuracy matrix to edit")

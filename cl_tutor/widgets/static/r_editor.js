@@ -22,12 +22,12 @@ export function value(metric, R, b) {
 }
 
 export function metrics(R, b) {
-  return { acc: value("acc", R, b), forgetting: value("forgetting", R, b), bwt: value("bwt", R, b), fwt: value("fwt", R, b) };
+  return Object.fromEntries(["acc", "forgetting", "bwt", "fwt"].map((metric) => [metric, value(metric, R, b)]));
 }
 
 export const transpose = (R) => R.map((_, i) => R.map((row) => row[i]));
 
-// ----------------------------------------------------------------------------------------------------------------- words
+// ---------------------------------------------------------------------------------------------------------- words
 
 const METRICS = {
   acc: ["ACC", "the mean of the last row"],
@@ -50,7 +50,7 @@ export function sentence(metric, R, b) {
   return `${name} is ${idea}: (${parts.join(" + ")}) / ${parts.length} = ${num(value(metric, R, b))}`;
 }
 
-// ------------------------------------------------------------------------------------------------------------------ view
+// ----------------------------------------------------------------------------------------------------------- view
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -76,7 +76,7 @@ function render({ model, el }) {
   });
   const table = make("table");
   const meters = Object.keys(METRICS).map((key) => {
-    const out = make("output"), was = make("small");
+    const out = make("strong"), was = make("small");
     const node = button("", () => { lit = key; draw(); });
     node.append(make("span", {}, METRICS[key][0]), out, was);
     for (const [event, k] of [["pointerenter", key], ["pointerleave", null], ["focus", key], ["blur", null]])
@@ -91,7 +91,8 @@ function render({ model, el }) {
     make("div", { class: "clt-meters", role: "group", "aria-label": "Metrics" }, ...meters.map((m) => m.node)),
     says, make("div", { class: "clt-bar" }, flip), trap);
   // JupyterLab must not read an arrow or a letter typed here as one of its commands
-  root.addEventListener("keydown", (e) => { if (e.key !== "Escape" && !(e.key === "Enter" && (e.shiftKey || e.ctrlKey))) e.stopPropagation(); });
+  const forLab = (e) => e.key === "Escape" || (e.key === "Enter" && (e.shiftKey || e.ctrlKey));
+  root.addEventListener("keydown", (e) => { if (!forLab(e)) e.stopPropagation(); });
 
   function write(R, b) {
     model.set("R", R);
@@ -113,7 +114,8 @@ function render({ model, el }) {
   }
 
   function field(i, j) {
-    const label = i < 0 ? `b: accuracy on task ${j + 1} before training` : `R: accuracy on task ${j + 1} after training on task ${i + 1}`;
+    const on = `accuracy on task ${j + 1}`;
+    const label = i < 0 ? `b: ${on} before training` : `R: ${on} after training on task ${i + 1}`;
     const input = make("input", { type: "number", min: 0, max: 1, step: 0.05, "aria-label": label });
     input.addEventListener("input", () => {
       const x = input.value === "" ? NaN : Number(input.value), ok = x >= 0 && x <= 1;
@@ -128,9 +130,12 @@ function render({ model, el }) {
   function build(T) {
     inputs = new Map();
     const tasks = [...Array(T).keys()];
-    const row = (i) => make("tr", {}, make("th", { scope: "row" }, i < 0 ? "before training" : `after task ${i + 1}`), ...tasks.map((j) => field(i, j)));
+    const head = (scope, text) => make("th", { scope }, text);
+    const names = ["accuracy on", ...tasks.map((j) => `task ${j + 1}`)];
+    const after = (i) => head("row", i < 0 ? "before training" : `after task ${i + 1}`);
+    const row = (i) => make("tr", {}, after(i), ...tasks.map((j) => field(i, j)));
     table.replaceChildren(
-      make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "accuracy on"), ...tasks.map((j) => make("th", { scope: "col" }, `task ${j + 1}`)))),
+      make("thead", {}, make("tr", {}, ...names.map((name) => head("col", name)))),
       make("tbody", {}, row(-1), ...tasks.map(row)));
   }
 
@@ -159,7 +164,7 @@ function render({ model, el }) {
     flip.setAttribute("aria-pressed", String(flipped));
     says.textContent = sentence(now, R, b);
     trap.textContent = flipped
-      ? "A common slip: rows and columns are swapped, and nothing complains. Which of the four numbers moved, and which only looks right?"
+      ? "A common slip: rows and columns are swapped, and nothing complains. Which numbers moved, and would you see it?"
       : "";
   }
 
