@@ -295,6 +295,29 @@ def hist(values: Mapping[str, Sequence[float]], xlabel: str, title: str = "", bi
     return Picture(figure, f"{title or xlabel}: histogram of {xlabel}. {'; '.join(says)}.")
 
 
+@mpl.rc_context(STYLE)
+def images(rows: Mapping[str, Any], title: str = "") -> Picture:
+    """One row of grey or colour images for each name: arrays (N, C, H, W) or (N, H, W), all with the same N."""
+    arrays = {
+        name: np.asarray(x).reshape(len(x), -1, *np.shape(x)[-2:]).transpose(0, 2, 3, 1) for name, x in rows.items()
+    }
+    counts = {len(x) for x in arrays.values()}
+    if len(counts) != 1:
+        raise ValueError(f"Every row needs as many images as the others, but the rows hold {sorted(counts)}.")
+    (n,) = counts
+    figure = Figure(figsize=(7.2, 0.4 * bool(title) + 6.2 * len(rows) / max(n, 6)))
+    panels = figure.subplots(len(rows), n, squeeze=False)
+    for (name, x), line in zip(arrays.items(), panels):
+        for ax, image in zip(line, x):
+            ax.imshow(image, cmap="gray_r", vmin=0, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title, x=0.01, ha="left", size=13)
+    alt = f"{title or 'Images'}: {len(rows)} rows of {n} images of {image.shape[0]} by {image.shape[1]} pixels"
+    return Picture(figure, f"{alt}: {', '.join(rows)}.")
+
+
 class Live:
     """A plot that grows while a cell runs, and stays as one PNG with alt text when the cell has ended.
 

@@ -232,3 +232,12 @@ def test_in_a_notebook_a_figure_is_one_output_and_a_live_plot_ends_with_its_last
     # later cells refresh the same output, and a cell that breaks off draws its last frame too
     assert "to 0.250 at 1" in says["again"] and "to 0.062 at 8" in says["broken"]
     assert not again and [o.output_type for o in broken] == ["error"]
+
+
+def test_images_draw_every_image_once_and_say_so():
+    rng = np.random.default_rng(0)
+    picture = plots.images({"task 1": rng.random((3, 1, 8, 8)), "task 2": rng.random((3, 8, 8))}, "Two tasks")
+    assert [len(ax.images) for ax in picture.figure.axes] == [1] * 6
+    assert "2 rows of 3 images of 8 by 8 pixels: task 1, task 2" in picture.alt
+    with pytest.raises(ValueError, match=r"the rows hold \[2, 3\]"):
+        plots.images({"a": np.zeros((3, 8, 8)), "b": np.zeros((2, 8, 8))})
