@@ -142,9 +142,7 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
     rows = np.vstack([b, R])  # row 0 is b, so R[i, j] is drawn at (i + 1, j)
     figure = Figure(figsize=(7.2, 1.9 + 0.48 * (T + 1)))
     ax = figure.add_subplot()
-    shades = LinearSegmentedColormap.from_list(
-        "", ["#ffffff", "#7fa8cc"]
-    )  # light: black numbers and marks stay legible
+    shades = LinearSegmentedColormap.from_list("", ["#ffffff", "#7fa8cc"])  # light: black numbers stay legible
     ax.imshow(rows, cmap=shades, vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(rows):
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=12 if T <= 8 else 8)
