@@ -1,4 +1,4 @@
-"""What the project promises around its code: dependency files that agree, a true README, types, budgets, a CI script."""
+"""What the project promises around its code: dependency files that agree, a true README, types, budgets, CI."""
 
 import ast
 import json
