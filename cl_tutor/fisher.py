@@ -21,6 +21,7 @@ LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
 LABELS = ("exact", "sample", "empirical")
 
 
+@torch.no_grad()  # `grad` does not mind, and parameters left out of `params` stay out of the graph
 def fisher_diagonal(
     log_prob: LogProb,
     params: Params,
@@ -79,6 +80,7 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     return {n: piece.view_as(p) for (n, p), piece in zip(like.items(), pieces)}
 
 
+@torch.no_grad()
 def fisher_product(
     log_prob: LogProb,
     params: Params,
@@ -105,6 +107,7 @@ def fisher_product(
         parts.append((outputs, weights))
     count = _some(sum(len(weights) for _, weights in parts))
 
+    @torch.no_grad()
     def product(V: Tensor) -> Tensor:
         total = torch.zeros_like(V)
         for outputs, weights in parts:

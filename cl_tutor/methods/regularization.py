@@ -225,6 +225,7 @@ def check_samples(samples: int) -> None:
         raise ValueError(f"samples must be 1 or more, not {samples}: the importance is a mean over samples.")
 
 
+@torch.no_grad()  # `grad` does not mind
 def sensitivity(output: Callable[..., Tensor], params: Params, batches: Iterable[tuple[Tensor, ...]]) -> Params:
     """1/N Σ_n |∂ ½‖f(x_n; θ)‖² / ∂θ|, the absolute value per sample: in a mean of gradients the signs would cancel.
 
