@@ -8,14 +8,14 @@ mean instead gives about 1/B of the right numbers, and nothing in the accuracy t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp, vmap
 
-Params = dict[str, Tensor]
+Params = Mapping[str, Tensor]
 LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
 
 LABELS = ("exact", "sample", "empirical")

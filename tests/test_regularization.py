@@ -225,7 +225,7 @@ def test_proximal_is_stable_at_every_strength(make, lam):
     method = make(lam=lam, proximal=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        learner = learn(small("domain"), [method], PLAIN)
+        learner = learn(small("domain"), [method], PLAIN, epochs=5)
     assert weights(learner).isfinite().all()
     if lam == 1e8:  # the stiff weights stay where they were
         well = method.wells_[0]
@@ -325,7 +325,7 @@ def test_a_run_that_diverges_by_itself_is_not_blamed_on_lambda():
     train(learner)
     with torch.no_grad():
         next(iter(learner.params.values())).fill_(torch.nan)
-    with pytest.raises(Diverged, match="λ is not the cause"):
+    with pytest.raises(Diverged, match="not by λ alone"):
         method.loss(learner, None)
 
 

@@ -132,11 +132,11 @@ class KFACEWC(Anchored):
 
     def energy(self, params: Params, well: Layers) -> Tensor:
         delta = {n: params[n] - anchor for n, anchor in well.anchor.items()}
-        total = quadratic(params, well.anchor, well.rest) if well.rest else 0.0
+        parts = [quadratic(params, well.anchor, well.rest)] if well.rest else []
         for layer, (A, S) in well.factors.items():
             D = layer_matrix(delta, layer)
-            total = total + 0.5 * ((S @ D @ A) * D).sum()  # ½ tr(S D A Dᵀ)
-        return total
+            parts.append(0.5 * ((S @ D @ A) * D).sum())  # ½ tr(S D A Dᵀ)
+        return torch.stack(parts).sum()
 
     def max_omega(self) -> float:
         """Of the steepest layer of a single well: with several, no more than a lower bound of the whole."""

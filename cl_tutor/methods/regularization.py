@@ -33,7 +33,7 @@ def quadratic(params: Params, anchor: Params, omega: Params) -> Tensor:
     return torch.stack([0.5 * (omega[n] * (params[n] - anchor[n]).square()).sum() for n in omega]).sum()
 
 
-def snapshot(params: Params) -> Params:
+def snapshot(params: Params) -> dict[str, Tensor]:
     """A copy that later steps cannot reach: `.detach()` alone would be a view of the live weights."""
     return {n: p.detach().clone() for n, p in params.items()}
 
@@ -46,6 +46,8 @@ class Anchored(Method):
     """
 
     lam: float = 1.0
+
+    remedy = ""  # what else helps against divergence
 
     def __post_init__(self) -> None:
         if not 0 <= self.lam < float("inf"):
@@ -71,7 +73,7 @@ class Anchored(Method):
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
         if not self.wells_:
             return 0.0
-        penalty = self.penalty(learner.params)
+        penalty = torch.as_tensor(self.penalty(learner.params))
         if not torch.isfinite(penalty):
             raise Diverged(f"{type(self).__name__}'s penalty is no longer finite: {self.ceiling(learner)}")
         return penalty
@@ -95,14 +97,12 @@ class Anchored(Method):
 
     def ceiling(self, learner: Learner) -> str:
         if not self.stiffness(learner) > 1:
-            return "λ is not the cause, the weights ran away by themselves. Take a smaller learning rate."
+            return "not by λ alone, the weights ran away with it. Take a smaller learning rate."
         lr, omega, limit = learner.opt.param_groups[0]["lr"], self.max_omega(), _bearable(learner.opt)
         return (
             f"λ·η·max Ω = {self.lam:g} · {lr:g} · {omega:.3g} = {self.lam * lr * omega:.3g}, and SGD is stable below "
             f"{limit:.3g}. Take λ < {limit / (lr * omega):.3g}, a smaller learning rate{self.remedy}."
         )
-
-    remedy = ""  # what else helps (no annotation: not a field)
 
 
 def _bearable(opt: torch.optim.Optimizer) -> float:
@@ -266,7 +266,7 @@ class MAS(Quadratic):
             raise ValueError("inputs is empty: give at least one input, or None to take the task's own.")
 
     def importance(self, learner: Learner, task: Task) -> Params:
-        def output(params: Params, x: Tensor, t: Tensor) -> Tensor:
+        def output(params: dict[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
             z = learner.logits(x[None], t[None], params)
             return z.masked_fill(~learner.stream.competing(t[None], learner.seen), 0.0)[0]
 
@@ -354,7 +354,7 @@ class LwF(Method):
             raise ValueError(f"alpha must be a finite number of 0 or more, not {self.alpha}.")
         if not 0 < self.T < float("inf"):
             raise ValueError(f"T, the temperature, must be a finite number above 0, not {self.T}.")
-        self.teacher_: Params = {}
+        self.teacher_: dict[str, Tensor] = {}
 
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
         if not self.teacher_:
