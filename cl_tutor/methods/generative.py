@@ -40,7 +40,7 @@ class GenerativeReplay(Method):
     """L(B) + α E_{x' ~ G_old}[−Σ_c p_old(c|x') log p(c|x'; θ)]: dreams, labelled by the old network (Shin et al. 2017).
 
     A generator G is trained beside the network, on the batch and on dreams of its own past self:
-    r ELBO(x) + (1 − r) ELBO(x') with r = 1/(tasks seen) (eq. 2 and 3 for both). Their labels are the old network's
+    r ELBO(x) + (1 − r) ELBO(x') with r = 1/(tasks seen) (eq. 2, for both). Their labels are the old network's
     probabilities; each dream is asked under the head of an old task drawn at random.
 
     Keeps no training sample: two copies of a VAE and one of the network, however many tasks there are. (What a
@@ -84,15 +84,23 @@ class GenerativeReplay(Method):
         x = torch.func.functional_call(self.vae_, self.dreamer_, self.noise(like, self.size))
         return x.view(-1, *like.shape[1:])
 
+    @torch.no_grad()
+    def targets(self, learner: Learner, x: Tensor, t: Tensor) -> Tensor:
+        """The old network's logits (B, C): frozen, and in eval mode."""
+        training = learner.net.training
+        learner.net.eval()
+        z = learner.logits(x, t, self.teacher_)
+        learner.net.train(training)
+        return z
+
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
         if not self.alpha or not self.teacher_:
             return 0.0
         x = self.dream(batch.x)
         old = learner.seen - 1
         t = torch.randint(old, (len(x),), generator=self.rng_).to(x.device)
-        with torch.no_grad():
-            z = learner.logits(x, t, self.teacher_)
-            p = z.masked_fill(~learner.stream.competing(t, old), -torch.inf).softmax(1)
+        z = self.targets(learner, x, t)
+        p = z.masked_fill(~learner.stream.competing(t, old), -torch.inf).softmax(1)
         log_q = learner.mask(learner.logits(x, t), t).log_softmax(1)
         return -self.alpha * (p * log_q.masked_fill(p == 0, 0)).sum(1).mean()
 
@@ -107,5 +115,6 @@ class GenerativeReplay(Method):
         self.opt.step()
 
     def after_task(self, learner: Learner, task: Task) -> None:
-        self.teacher_ = snapshot(learner.params)
+        net = learner.net
+        self.teacher_ = snapshot({**dict(net.named_parameters()), **dict(net.named_buffers())})
         self.dreamer_ = snapshot(dict(self.vae_.named_parameters()))

@@ -19,9 +19,9 @@ from .memory import Reservoir
 
 
 def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
-    """The vector nearest to g (P,) that has G g̃ ≥ 0, for the old gradients G (K, P) (Lopez-Paz & Ranzato 2017, eq. 8).
+    """The vector nearest to g (P,) that has G g̃ ≥ 0, for the old gradients G (K, P) (Lopez-Paz & Ranzato 2017, section 3).
 
-    g̃ = g + Gᵀv with v = argmin_{v ≥ 0} ‖Gᵀv + g‖, the dual, in K unknowns (eq. 11). Where no constraint is broken g̃ is
+    g̃ = g + Gᵀv with v = argmin_{v ≥ 0} ‖Gᵀv + g‖, the dual, in K unknowns. Where no constraint is broken g̃ is
     g itself. `margin` = γ asks for v ≥ γ instead: in the units of v, the multiple of *every* old gradient that is added
     as soon as *one* constraint is broken, so that with γ > 0 GEM turns into replay there.
 
@@ -57,20 +57,20 @@ def gradient(learner: Learner, batch: Batch) -> Tensor:
     return flat(torch.autograd.grad(learner.loss(batch), weights, allow_unused=True, materialize_grads=True))
 
 
-def flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([g.flatten() for g in tensors])
-
-
-def current(learner: Learner) -> Tensor:
-    """The gradient that the optimiser would see, as one vector (P,)."""
+def read_grads(learner: Learner) -> Tensor:
+    """The gradient of the step to come, as one vector (P,)."""
     return flat(torch.zeros_like(p) if p.grad is None else p.grad for p in learner.params.values())
 
 
-def replace(learner: Learner, g: Tensor) -> None:
+def write_grads(learner: Learner, g: Tensor) -> None:
     """Let the optimiser see g instead."""
     weights = list(learner.params.values())
     for p, part in zip(weights, g.split([p.numel() for p in weights])):
         p.grad = part.view_as(p).clone()
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in tensors])
 
 
 @dataclass
@@ -94,7 +94,7 @@ class AGEM(Method):
     def edit_grads(self, learner: Learner, batch: Batch) -> None:
         if len(self.memory_):
             g_ref = gradient(learner, Batch(*self.memory_.sample(self.size)))
-            replace(learner, project_mean(current(learner), g_ref))
+            write_grads(learner, project_mean(read_grads(learner), g_ref))
 
     def after_task(self, learner: Learner, task: Task) -> None:
         for batch in task.batches(500):
@@ -103,7 +103,7 @@ class AGEM(Method):
 
 @dataclass
 class GEM(Method):
-    """One constraint for each past task: none of their losses may rise (Lopez-Paz & Ranzato 2017, eq. 5 to 11).
+    """One constraint for each past task: none of their losses may rise (Lopez-Paz & Ranzato 2017, section 3).
 
     g_k is the gradient of all `per_task` rows kept of task k, a uniform sample of its training set. `margin` is γ of
     `project`: 0 is the problem as stated, the authors ran 0.5. Suits all scenarios, each row under its own head. Keeps
@@ -125,7 +125,7 @@ class GEM(Method):
     def edit_grads(self, learner: Learner, batch: Batch) -> None:
         if self.memories_:
             G = torch.stack([gradient(learner, rows) for rows in self.memories_])
-            replace(learner, project(current(learner), G, self.margin))
+            write_grads(learner, project(read_grads(learner), G, self.margin))
 
     def after_task(self, learner: Learner, task: Task) -> None:
         self.memories_.append(next(task.batches(self.per_task, rng=self.rng_)).to(learner.device))
