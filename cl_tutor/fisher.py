@@ -7,11 +7,13 @@ mean instead gives about 1/B of the right numbers, and nothing in the accuracy t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.func import grad, vmap
+from torch import Tensor, nn
+from torch.func import grad, jvp, vjp, vmap
 
 Params = dict[str, Tensor]
 LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
@@ -19,6 +21,7 @@ LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
 LABELS = ("exact", "sample", "empirical")
 
 
+@torch.no_grad()  # `grad` does not mind, and parameters left out of `params` stay out of the graph
 def fisher_diagonal(
     log_prob: LogProb,
     params: Params,
@@ -46,9 +49,7 @@ def fisher_diagonal(
         for target, weight in _targets(prob, y, labels, rng):
             for n, s in score(params, target, x, *rest).items():
                 total[n] += torch.einsum("b,b...->...", weight, s.square())
-    if not count:
-        raise ValueError("The Fisher is a mean over samples, and there is none: pass at least one batch.")
-    return {n: f / count for n, f in total.items()}
+    return {n: f / _some(count) for n, f in total.items()}
 
 
 def _targets(prob: Tensor, y: Tensor, labels: str, rng: torch.Generator | None) -> Iterable[tuple[Tensor, Tensor]]:
@@ -66,3 +67,146 @@ def _targets(prob: Tensor, y: Tensor, labels: str, rng: torch.Generator | None) 
 def check_labels(labels: str) -> None:
     if labels not in LABELS:
         raise ValueError(f"labels must be 'exact', 'sample' or 'empirical', not {labels!r}.")
+
+
+def flatten(params: Params) -> Tensor:
+    """All parameters as one vector (P,), in the order of the dict."""
+    return torch.cat([p.flatten() for p in params.values()])
+
+
+def unflatten(vector: Tensor, like: Params) -> Params:
+    """The inverse of `flatten`: the pieces of a vector (P,), named and shaped as `like`."""
+    pieces = vector.split([p.numel() for p in like.values()])
+    return {n: piece.view_as(p) for (n, p), piece in zip(like.items(), pieces)}
+
+
+@torch.no_grad()
+def fisher_product(
+    log_prob: LogProb,
+    params: Params,
+    batches: Iterable[tuple[Tensor, ...]],
+    labels: str = "exact",
+    rng: torch.Generator | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """V ↦ F V for columns V (P, k), without forming F: F V = 1/N Σ_n J_nᵀ diag(w_n) J_n V.
+
+    J_n (C, P) is the Jacobian of log p(·|x_n), one score a row; w_n (C,) is p(·|x_n) for exact labels, else one-hot.
+    (With logits z this is J_zᵀ(diag p − p pᵀ)J_z, the generalised Gauss-Newton product of Schraudolph 2002.)
+    Arguments as in `fisher_diagonal`; sampled labels are drawn once, so that two equal products are equal.
+    Memory: N·C floats, and k·P for the result.
+    """
+    check_labels(labels)
+    params = {n: p.detach() for n, p in params.items()}
+    parts = []
+    for x, y, *rest in batches:
+        every = vmap(log_prob, in_dims=(None, 0, *(0 for _ in rest)))
+        outputs = lambda p, every=every, x=x, rest=rest: every(p, x, *rest)  # θ -> (B, C)
+        weights = torch.zeros_like(prob := outputs(params).exp())
+        for target, weight in _targets(prob, y, labels, rng):
+            weights.scatter_add_(1, target[:, None], weight[:, None])
+        parts.append((outputs, weights))
+    count = _some(sum(len(weights) for _, weights in parts))
+
+    @torch.no_grad()
+    def product(V: Tensor) -> Tensor:
+        total = torch.zeros_like(V)
+        for outputs, weights in parts:
+            transposed = vjp(outputs, params)[1]  # u (B, C) -> Jᵀu
+            forward = lambda v, outputs=outputs: jvp(outputs, (params,), (unflatten(v, params),))[1]  # v -> Jv
+            one = lambda v, J=forward, JT=transposed, w=weights: flatten(JT(w * J(v))[0])
+            total += vmap(one, in_dims=1, out_dims=1)(V)
+        return total / count
+
+    return product
+
+
+def top_eigenpairs(
+    product: Callable[[Tensor], Tensor], start: Tensor, k: int, tol: float = 1e-3, steps: int = 100
+) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues (k,), falling, and eigenvectors (P, k) of a symmetric operator: subspace iteration.
+
+    Repeat Q ← orthonormal basis of F Q, and solve the small problem QᵀFQ (Rayleigh-Ritz). `start` (P, b) is any block
+    with b ≥ k columns; some columns more than k speed it up, and b = P is exact at once. Stops when every residual
+    ‖F v − λ v‖, which bounds the error of λ, is at most tol·λ₁, and warns when `steps` were not enough. The sign of a
+    vector means nothing, nor does one vector among nearly equal eigenvalues: only their span. Memory: 3bP floats.
+    """
+    if not 0 <= k <= start.shape[1]:
+        raise ValueError(f"k = {k} eigenpairs need a start of k columns or more, but it has {start.shape[1]}.")
+    if k == 0:
+        return start.new_zeros(0), start[:, :0]
+    basis = torch.linalg.qr(start)[0]
+    for _ in range(steps):
+        image = product(basis)
+        small, turn = torch.linalg.eigh(basis.T @ image)
+        values, turn = small.flip(0)[:k], turn.flip(1)[:, :k]
+        vectors = basis @ turn
+        residual = (image @ turn - vectors * values).norm(dim=0)
+        if residual.max() <= tol * values[0]:
+            break
+        basis = torch.linalg.qr(image)[0]
+    else:
+        reached = f"{residual.max() / values[0]:.1g}·λ₁, not {tol:g}·λ₁"
+        warnings.warn(f"After {steps} steps of subspace iteration the residual is {reached}.", stacklevel=2)
+    return values, vectors
+
+
+class Kronecker(NamedTuple):
+    """The Fisher of one linear layer as A ⊗ S: all of it that K-FAC keeps."""
+
+    A: Tensor  # (in + 1, in + 1) E[a aᵀ], a the layer's input with a 1 for the bias; (in, in) without bias
+    S: Tensor  # (out, out)       E[g gᵀ], g the gradient of log p(y|x) with respect to the layer's output
+
+
+def kfac(
+    net: nn.Module,
+    log_prob: Callable[..., Tensor],  # (x, further columns) -> log p(·|x) of a batch: (B, C)
+    batches: Iterable[tuple[Tensor, ...]],
+    labels: str = "exact",
+    rng: torch.Generator | None = None,
+) -> dict[str, Kronecker]:
+    """F_layer = E[a aᵀ ⊗ g gᵀ] ≈ E[a aᵀ] ⊗ E[g gᵀ] for every linear layer, by its name (Martens & Grosse 2015, eq. 1).
+
+    Exact where a aᵀ and g gᵀ are uncorrelated over the samples: with one sample; or where p(·|x) is the same for all x
+    in a single layer. Layers that see one vector a sample only. Memory: Σ (in + 1)² + out² floats.
+    """
+    check_labels(labels)
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}  # layer -> its input and output in the last pass
+
+    def watch(name: str) -> Callable[..., Tensor]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if inputs[0].ndim != 2 or name in seen:
+                raise ValueError(f"K-FAC needs one input vector a sample, but layer {name!r} sees more than one.")
+            seen[name] = (inputs[0].detach(), output)
+            return output.clone()  # an in-place ReLU that follows must not reach what we keep
+
+        return hook
+
+    handles = [layer.register_forward_hook(watch(n)) for n, layer in layers.items()]
+    sums: dict[str, Kronecker] = {}
+    count = 0
+    try:
+        for x, y, *rest in batches:
+            count += len(x)
+            seen.clear()
+            logp = log_prob(x, *rest)
+            inputs, outputs = zip(*(seen[n] for n in layers)) if layers else ((), ())
+            S = [z.new_zeros(z.shape[1], z.shape[1]) for z in outputs]
+            for target, weight in _targets(logp.detach().exp(), y, labels, rng):
+                picked = logp.gather(1, target[:, None]).sum()
+                for total, g in zip(S, torch.autograd.grad(picked, outputs, retain_graph=True)):
+                    total += torch.einsum("b,bi,bj->ij", weight, g, g)
+            for (n, layer), a, total in zip(layers.items(), inputs, S):
+                a = a if layer.bias is None else torch.cat([a, a.new_ones(len(a), 1)], 1)
+                new = Kronecker(a.T @ a, total)
+                sums[n] = Kronecker(*(old + part for old, part in zip(sums[n], new))) if n in sums else new
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {n: Kronecker(*(part / _some(count) for part in factors)) for n, factors in sums.items()}
+
+
+def _some(count: int) -> int:
+    if not count:
+        raise ValueError("The Fisher is a mean over samples, and there is none: pass at least one batch.")
+    return count
