@@ -6,6 +6,7 @@ apart. Neither method here changes a weight: both answer in place of the network
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from ..learn import Learner, Method
 from ..streams import Batch, Task
-from .memory import ClassBalanced, Herding, check_features
+from .memory import ClassBalanced, Herding, features_of
 from .regularization import LwF
 from .replay import DER, ER
 
 
+@dataclass
 class NearestMean(Method):
     """y(x) = argmin_c ‖φ(x) − μ_c‖, μ_c the mean of φ over the kept rows of class c (Rebuffi et al. 2017, eq. 2).
 
@@ -28,11 +30,8 @@ class NearestMean(Method):
     at test time.
     """
 
-    def __repr__(self) -> str:
-        return "NearestMean()"
-
     def check(self, learner: Learner) -> None:
-        check_features(learner.net, "NearestMean compares features")
+        features_of(learner.net)
         if not any(isinstance(m, ER | DER) for m in learner.methods):
             raise ValueError("NearestMean takes means over kept rows, and nothing is kept: add ER(...) to the methods.")
 
@@ -41,7 +40,8 @@ class NearestMean(Method):
         if not len(memory):
             return None
         kept, y, *_ = memory.rows()
-        phi = lambda x: F.normalize(learner.net.features(x))
+        features = features_of(learner.net)
+        phi = lambda x: F.normalize(features(x))
         member = F.one_hot(y, learner.stream.units.shape[1]).to(x.dtype)  # (M, C)
         means = F.normalize(member.T @ phi(kept))  # (C, H); a sum has the direction of the mean
         return (-torch.cdist(phi(x), means)).masked_fill(member.sum(0) == 0, -torch.inf)
@@ -51,7 +51,7 @@ def icarl(slots: int = 200, alpha: float = 1.0, T: float = 2.0, seed: int = 0) -
     """iCaRL is three ideas in a list: herded replay, distillation, and the nearest mean (Rebuffi et al. 2017).
 
     The paper trains sigmoid outputs on new and kept rows together; here each is the course's own part: softmax
-    cross-entropy, and LwF on the inputs of the new task.
+    cross-entropy, and LwF, with its own alpha and T, on the inputs of the new task.
 
     >>> icarl(200)  # doctest: +ELLIPSIS
     [ER(slots=200, ..., memory=Herding), LwF(alpha=1.0, T=2.0), NearestMean()]
@@ -75,12 +75,12 @@ class BiasCorrection(Method):
 
     def __post_init__(self) -> None:
         self.memory_ = ClassBalanced(self.slots, self.seed)
-        self.pairs_ = torch.empty(0, 2)  # (T, 2): a_k and b_k
+        self.pairs_ = identity(0)  # (T, 2): a_k and b_k
 
     def check(self, learner: Learner) -> None:
         if learner.stream.task_known or learner.stream.units.sum(0).max() > 1:
             raise ValueError("BiasCorrection weighs the units of tasks against each other: it needs Class-IL, a split.")
-        self.pairs_ = torch.tensor([1.0, 0.0]).repeat(len(learner.stream), 1).to(learner.device)
+        self.pairs_ = identity(len(learner.stream)).to(learner.device)
 
     def after_step(self, learner: Learner, batch: Batch) -> None:
         self.memory_.add(*batch)
@@ -91,10 +91,15 @@ class BiasCorrection(Method):
         with torch.no_grad():
             z = learner.logits(x, t)
         loss = lambda pairs: F.cross_entropy(learner.mask(correct(z, pairs, learner.stream.units), t), y)
-        self.pairs_ = minimise(loss, self.pairs_.to(z))
+        self.pairs_ = minimise(loss, identity(len(learner.stream)).to(z))
 
     def predict(self, learner: Learner, x: Tensor, t: Tensor) -> Tensor | None:
         return correct(learner.logits(x, t), self.pairs_, learner.stream.units)
+
+
+def identity(tasks: int) -> Tensor:
+    """Pairs (T, 2) that change nothing: a = 1 and b = 0."""
+    return torch.tensor([1.0, 0.0]).repeat(tasks, 1)
 
 
 def correct(z: Tensor, pairs: Tensor, units: Tensor) -> Tensor:
@@ -103,7 +108,7 @@ def correct(z: Tensor, pairs: Tensor, units: Tensor) -> Tensor:
     return a * z + b
 
 
-def minimise(loss, start: Tensor, ridge: float = 1e-3) -> Tensor:
+def minimise(loss: Callable[[Tensor], Tensor], start: Tensor, ridge: float = 1e-3) -> Tensor:
     """argmin_p loss(p) + ridge/2 ‖p − start‖², by L-BFGS. The ridge keeps p finite where the rows are separable."""
     p = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([p], max_iter=100, line_search_fn="strong_wolfe")

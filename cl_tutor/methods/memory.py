@@ -34,8 +34,8 @@ class Memory:
     def add(self, *columns: Tensor) -> None:
         """Offer a batch: columns with a common first dimension, such as x, y, t and logits."""
 
-    def update(self, features: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> None:
-        """See a task (x, y, t) at its end, and the features (B, H) of its inputs."""
+    def update(self, net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """See a task (x, y, t) at its end, through the network that has learnt it."""
 
     def rows(self) -> list[Tensor]:
         """All that is kept, a column each."""
@@ -137,13 +137,14 @@ class Herding(Balanced):
     """
 
     def check(self, net: nn.Module) -> None:
-        check_features(net, "Herding chooses by features")
+        features_of(net)
 
     def groups(self, y: Tensor, t: Tensor) -> Tensor:
         return torch.stack([t, y]).unique(dim=1, return_inverse=True)[1]
 
     @torch.no_grad()
-    def update(self, features: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> None:
+    def update(self, net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        features = features_of(net)
         seen = [(x, y, t, F.normalize(features(x))) for x, y, t in batches]
         x, y, t, f = (torch.cat(column) for column in zip(*seen))
         for group in (y[:, None] == y.unique()).T:
@@ -173,6 +174,8 @@ class Featured(Protocol):
     def features(self, x: Tensor) -> Tensor: ...
 
 
-def check_features(net: nn.Module, purpose: str) -> None:
+def features_of(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network's features(x), or a ValueError if it has none."""
     if not isinstance(net, Featured):
-        raise ValueError(f"{purpose}, but {type(net).__name__} has no features(x): use a net with one, such as MLP.")
+        raise ValueError(f"{type(net).__name__} has no features(x) to take means of: use a net with one, such as MLP.")
+    return net.features

@@ -53,7 +53,7 @@ class ER(Method):
     def after_task(self, learner: Learner, task: Task) -> None:
         learner.net.eval()
         batches = (batch.to(learner.device) for batch in task.batches(500))  # read only by a memory that looks at it
-        self.memory_.update(lambda x: learner.net.features(x), batches)
+        self.memory_.update(learner.net, batches)
 
 
 @dataclass
