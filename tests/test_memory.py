@@ -195,7 +195,7 @@ def test_herding_in_a_run_keeps_the_best_of_every_class_and_cuts_lists_from_the_
         assert {tuple(row) for row in x[y == 0].flatten(1).tolist()} == {tuple(r) for r in share.flatten(1).tolist()}
 
 
-def test_herding_keeps_the_tasks_of_domain_il_apart():
+def test_herding_gives_the_tasks_of_domain_il_equal_parts_of_a_class():
     from cl_tutor.streams import permuted
 
     er = ER(40, memory=Herding)

@@ -78,27 +78,22 @@ class Reservoir(Memory):
 
 
 class Balanced(Memory):
-    """An equal share of the slots for every group of rows. Abstract: a subclass says what a group is, and who goes first.
+    """An equal share of the slots for every class. Abstract: a subclass gives each row a key, and the lowest keys stay.
 
-    Every row has a key; of each group the lowest keys stay. Slots that a small group cannot fill go to the others.
+    Slots that a small class cannot fill go to the others.
     """
 
     def __init__(self, slots: int, seed: int = 0):
         super().__init__(slots, seed)
         self.keys = torch.zeros(slots, dtype=torch.float64)
 
-    def groups(self, y: Tensor, t: Tensor) -> Tensor:
-        """The group (n,) of each row."""
-        raise NotImplementedError
-
-    def _offer(self, keys: Tensor, x: Tensor, y: Tensor, t: Tensor, *rest: Tensor) -> None:
-        n = len(self)
-        past_y, past_t = (column.cpu() for column in self.rows()[1:3]) if n else (y.cpu()[:0], t.cpu()[:0])
-        group = self.groups(torch.cat([past_y, y.cpu()]), torch.cat([past_t, t.cpu()]))
-        chosen = fair_share(group.numpy(), torch.cat([self.keys[:n], keys]).numpy(), self.slots)
-        enter = chosen[chosen >= n] - n  # among the offers
+    def _offer(self, keys: Tensor, *columns: Tensor) -> None:
+        n, y = len(self), columns[1].cpu()
+        labels = torch.cat([self.rows()[1].cpu(), y]) if n else y  # rows are numbered: the kept, then the offered
+        chosen = fair_share(labels.numpy(), torch.cat([self.keys[:n], keys]).numpy(), self.slots)
+        enter = chosen[chosen >= n] - n
         free = np.setdiff1d(np.arange(self.slots), chosen[chosen < n])[: len(enter)]
-        self._put(free.tolist(), (x, y, t, *rest), enter.tolist())
+        self._put(free.tolist(), columns, enter.tolist())
         self.keys[free] = keys[enter]
 
 
@@ -122,9 +117,6 @@ class ClassBalanced(Balanced):
     bookkeeping. Memory: M rows of every column, and M keys.
     """
 
-    def groups(self, y: Tensor, t: Tensor) -> Tensor:
-        return y
-
     def add(self, *columns: Tensor) -> None:
         self._offer(torch.rand(len(columns[0]), generator=self.rng, dtype=torch.float64), *columns)
 
@@ -132,23 +124,22 @@ class ClassBalanced(Balanced):
 class Herding(Balanced):
     """Rows whose mean feature is the mean of their class: chosen at the end of a task, best first (Rebuffi et al. 2017).
 
-    Every class of every task has the same share; when classes arrive, each list is cut from its end (algorithm 5).
-    Nothing of the current task is kept before its end. Needs a network with features(x). Memory: M rows x, y, t.
+    A row's key is its place in its list, so that lists are cut from their end as classes arrive (algorithm 5); tasks
+    that share a class share its slots. Nothing of the current task is kept before its end. Needs a network with
+    features(x). Memory: M rows x, y, t, and M keys.
     """
 
     def check(self, net: nn.Module) -> None:
         features_of(net)
-
-    def groups(self, y: Tensor, t: Tensor) -> Tensor:
-        return torch.stack([t, y]).unique(dim=1, return_inverse=True)[1]
 
     @torch.no_grad()
     def update(self, net: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
         features = features_of(net)
         seen = [(x, y, t, F.normalize(features(x))) for x, y, t in batches]
         x, y, t, f = (torch.cat(column) for column in zip(*seen))
-        for group in (y[:, None] == y.unique()).T:
-            best = group.nonzero()[:, 0][herd(f[group], self.slots)]
+        for c in y.unique():
+            own = (y == c).nonzero()[:, 0]
+            best = own[herd(f[own], self.slots)]
             self._offer(torch.arange(len(best), dtype=torch.float64), x[best], y[best], t[best])
 
 
