@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -161,6 +161,10 @@ class Isolated(nn.Module, Method):
             raise ValueError(f"sizes needs an input and an output width of 1 or more, such as (64, 10), not {sizes}.")
         self.sizes, self.seed = tuple(sizes), seed
 
+    def __repr__(self) -> str:
+        arguments = {n: v for n, v in vars(self).items() if n[0] != "_" and n[-1] != "_" and n != "training"}
+        return f"{type(self).__name__}({', '.join(f'{n}={v}' for n, v in arguments.items())})"
+
     def check(self, learner: Learner) -> None:
         hooks = ("loss", "edit_grads", "predict")
         for m in learner.methods:
@@ -255,12 +259,14 @@ class Progressive(Growing):
         return Column(self.sizes, k)
 
     def answer(self, x: Tensor, k: int) -> Tensor:
-        h, last = [x] * (k + 1), len(self.sizes) - 2  # h[j]: the current layer of column j, (B, width)
-        for i in range(last + 1):
-            z = [column.W[i](h[j]) for j, column in enumerate(self.parts[: k + 1])]
-            if i > 0:
-                z[1:] = [z[j] + self.parts[j].U[i - 1](torch.cat(h[:j], 1)) for j in range(1, k + 1)]
-            h = z if i == last else [a.relu() for a in z]
+        columns: list[Any] = list(self.parts[: k + 1])
+        h = [x] * (k + 1)  # h[j]: the layer below in column j, (B, width)
+        for i in range(len(self.sizes) - 1):
+            h = [a.relu() for a in h] if i else h
+            z = [column.W[i](h[j]) for j, column in enumerate(columns)]
+            if i:
+                z[1:] = [z[j] + columns[j].U[i - 1](torch.cat(h[:j], 1)) for j in range(1, k + 1)]
+            h = z
         return h[k]
 
 
@@ -297,10 +303,13 @@ class Adapters(Growing):
             self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes[:-1]))
 
     def grow(self, k: int) -> nn.ModuleList:
-        return nn.ModuleList([*(Adapter(d, self.width) for d in self.sizes[1:-1]), nn.Linear(*self.sizes[-2:])])
+        return nn.ModuleList(
+            [*(Adapter(d, self.width) for d in self.sizes[1:-1]), nn.Linear(self.sizes[-2], self.sizes[-1])]
+        )
 
     def answer(self, x: Tensor, k: int) -> Tensor:
-        *adapters, head = self.parts[k]
+        part: Any = self.parts[k]
+        *adapters, head = part
         for layer, adapter in zip(self.trunk, adapters):
             x = adapter(layer(x).relu())
         return head(x)
@@ -313,7 +322,9 @@ class SupSup(Isolated):
     its gradient goes straight through to them, ∂L/∂S := ∂L/∂M. Where the task id is unknown it is inferred for each
     sample: mix the masks, W ⊙ Σ_k α_k M_k with α_k = 1/K, and take the one that lowers the entropy H of the output
     fastest, argmax_k −∂H/∂α_k (section 3.3, "one-shot"). Memory: one bit a weight and task; W is the seed.
-    All scenarios. At test time K forward passes and one backward pass, or one forward pass if the task is known.
+
+    Task-IL; Domain-IL, where it infers; weak in Class-IL: a mask that has met two classes is sure of itself on all
+    others too. At test time K forward passes and one backward pass, or one forward pass if the task is known.
     """
 
     def __init__(self, sizes: Sequence[int] = (64, 300, 300, 10), keep: float = 0.5, seed: int = 0):
@@ -344,17 +355,15 @@ class SupSup(Isolated):
         return len(self.masks_)  # the task whose scores are being trained
 
     def answer(self, x: Tensor, k: int) -> Tensor:
-        if k < len(self.masks_):
-            masks = self.masks_[k]
-        else:
-            masks = [self.select(s) + (s - s.detach()) for s in self.scores]  # M, with the gradient of S
+        through = lambda s: self.select(s) + (s - s.detach())  # the value of M, the gradient of S
+        masks = self.masks_[k] if k < len(self.masks_) else [through(s) for s in self.scores]
         return self.mixture(x, [masks], x.new_ones(len(x), 1))
 
     def mixture(self, x: Tensor, masks: Sequence[Sequence[Tensor]], alpha: Tensor) -> Tensor:
         """f(x; W ⊙ Σ_k α_k M_k), with weights alpha (B, K) for each sample: (B, C)."""
         for l, w in enumerate(self.weights):
             x = x.relu() if l else x
-            x = sum(alpha[:, k, None] * F.linear(x, w * mask[l]) for k, mask in enumerate(masks))
+            x = torch.stack([alpha[:, k, None] * F.linear(x, w * m[l]) for k, m in enumerate(masks)]).sum(0)
         return x
 
     @torch.enable_grad()
