@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+
+NAMES = ("ACC", "forgetting", "BWT", "FWT")
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,24 @@ class Results:
         return {"acc": self.acc, "forgetting": self.forgetting, "bwt": self.bwt, "fwt": self.fwt}
 
     def __repr__(self) -> str:
-        m = self.metrics()
-        return f"Results(ACC {m['acc']:.3f}, forgetting {m['forgetting']:.3f}, BWT {m['bwt']:.3f}, FWT {m['fwt']:.3f}, {len(self.R)} tasks)"
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in zip(NAMES, self.metrics().values()))
+        return f"Results({numbers}, {len(self.R)} tasks)"
+
+    def __rich__(self) -> Table:
+        """`rich.print(results)` shows R under b as a table in the terminal, with the four numbers below it."""
+        m = " · ".join(f"{name} {value:.3f}" for name, value in zip(NAMES, self.metrics().values()))
+        table = Table("accuracy on", *(f"task {j + 1}" for j in range(len(self.R))), caption=m)
+        for name, row in zip(
+            ["before training", *(f"after task {i + 1}" for i in range(len(self.R)))], [self.b, *self.R]
+        ):
+            table.add_row(name, *(f"{v:.3f}" for v in row))
+        return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>task {j}</th>" for j in range(len(self.R)))
+        head = "".join(f"<th>task {j + 1}</th>" for j in range(len(self.R)))
         row = lambda name, values: f"<tr><th>{name}</th>" + "".join(f"<td>{v:.3f}</td>" for v in values) + "</tr>"
-        body = row("before training", self.b) + "".join(row(f"after task {i}", r) for i, r in enumerate(self.R))
-        m = self.metrics()
-        caption = f"ACC {m['acc']:.3f} · forgetting {m['forgetting']:.3f} · BWT {m['bwt']:.3f} · FWT {m['fwt']:.3f}"
+        body = row("before training", self.b) + "".join(row(f"after task {i + 1}", r) for i, r in enumerate(self.R))
+        caption = " · ".join(f"{name} {value:.3f}" for name, value in zip(NAMES, self.metrics().values()))
         return f"<table><caption>{caption}</caption><thead><tr><th>accuracy on</th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_json(self) -> str:

@@ -1,0 +1,5 @@
+"""Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
+
+from .r_editor import REditor
+
+__all__ = ["REditor"]
