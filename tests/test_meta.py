@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import grad
+from torch.func import functional_call, grad
 
 from cl_tutor.data import digits
 from cl_tutor.learn import Learner, fit, train
@@ -239,34 +239,43 @@ def learn_online(net, classes, lr):
     return sum(run.accuracy(task) for task in tasks) / len(tasks)
 
 
-def test_oml_features_interfere_less_than_plain_and_random_ones():
-    """Meta-trained on digits 0-4 in four orientations (20 classes); then 5-9 online, class by class. Chance is 0.2.
+@torch.no_grad()
+def after_walks(net, x, y, lr):
+    """The same on 16 walks of 5 classes × 30 samples, classes and order drawn anew: the mean accuracy."""
+    (walk, labels), (rest, _) = next(walks(x, y, 1, batch=16, shots=30, seed=123))
+    g, W = partial(functional_call, net.head), {n: torch.zeros_like(p) for n, p in net.head.named_parameters()}
+    one = lambda walk, labels, rest: g(online(g, W, net.features(walk), labels, lr), net.features(rest)).argmax(1)
+    return torch.vmap(one)(walk, labels, rest).eq(labels).float().mean().item()
 
-    Each representation has its best of four learning rates. Plain: trained to classify the same 20 classes.
+
+def test_oml_features_interfere_less_than_those_they_started_from():
+    """Plain: trained to classify digits 0-4 in four orientations, 20 classes. OML: the same, then meta-trained on walks
+    over these. Both then learn 5-9 online, class by class; chance is 0.2.
+
+    What does not hold: meta-trained from scratch on so few classes, OML beats random features at learning rates of 0.01
+    and more only. As the rate falls to 0 online learning becomes a nearest-mean rule, in which nothing can interfere,
+    and random features do as well. So each representation gets its best rate here.
     """
-    (x, y), _, *_ = digits()
+    (x, y), *_ = digits()
+    new_x, new_y = x[y >= 5].float() / 255, y[y >= 5]
     x, y = x[y < 5].float() / 255, y[y < 5]
     x, y = torch.cat([x.rot90(k, (2, 3)) for k in range(4)]), torch.cat([y + 5 * k for k in range(4)])
-    nets = {name: MLP((64, 100, 100, 10)) for name in ("random", "plain", "oml")}
-    losses = meta_train(nets["oml"], walks(x, y, 30))
-    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
-    classifier = MLP((64, 100, 100, 20))
+    classifier, nets = MLP((64, 100, 100, 20)), {name: MLP((64, 100, 100, 10)) for name in ("random", "plain", "oml")}
     opt, rng = torch.optim.Adam(classifier.parameters(), 1e-3), torch.Generator().manual_seed(0)
     for _ in range(5):
         for k in torch.randperm(len(x), generator=rng).split(64):
             opt.zero_grad()
             F.cross_entropy(classifier(x[k]), y[k]).backward()
             opt.step()
-    nets["plain"].body.load_state_dict(classifier.body.state_dict())
-    best = {}
-    for name, net in nets.items():
-        accuracies = []
-        for lr in (3e-4, 1e-3, 3e-3, 1e-2):
-            torch.nn.init.zeros_(net.head.weight), torch.nn.init.zeros_(net.head.bias)
-            accuracies.append(learn_online(net, [5, 6, 7, 8, 9], lr))
-        best[name] = max(accuracies)
-    print(best)
-    assert best["oml"] > max(best["plain"], best["random"]) + 0.05
+    for name in ("plain", "oml"):
+        nets[name].body.load_state_dict(classifier.body.state_dict())
+        torch.nn.init.zeros_(nets[name].head.weight), torch.nn.init.zeros_(nets[name].head.bias)
+    losses = meta_train(nets["oml"], walks(x, y, 40))
+    assert sum(losses[-5:]) / 5 < 1.2 < 1.6 < losses[0]  # log 5 = 1.6 is knowing nothing
+    rates = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2)
+    best = {name: max(after_walks(net, new_x, new_y, lr) for lr in rates) for name, net in nets.items()}
+    assert best["oml"] > best["plain"] + 0.03 and best["oml"] > best["random"] + 0.03
+    assert learn_online(nets["oml"], [5, 6, 7, 8, 9], 3e-3) > learn_online(nets["plain"], [5, 6, 7, 8, 9], 3e-3) + 0.1
 
 
 def test_meta_train_leaves_the_head_at_zero_and_moves_the_rest():
