@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
+from . import checkpoint
 from .results import Results
 from .streams import Batch, Stream, Task
 
@@ -131,6 +133,14 @@ class Learner:
         batches = (batch.to(self.device) for batch in task.batches(1000, "test"))
         hits = sum(self.scores(x, t).argmax(1).eq(y).sum().item() for x, y, t in batches)
         return hits / len(task.test.y)
+
+    def save(self, path: str | Path) -> None:
+        """Write the state between two tasks to one file, without pickle: `Learner(...).load(path)` goes on from it."""
+        checkpoint.save(self, path)
+
+    def load(self, path: str | Path) -> Learner:
+        """Take up the state of a learner that was built with the same arguments. Returns self."""
+        return checkpoint.load(self, path)
 
 
 def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
