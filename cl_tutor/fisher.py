@@ -8,14 +8,15 @@ mean instead gives about 1/B of the right numbers, and nothing in the accuracy t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp, vmap
 
-Params = Mapping[str, Tensor]
+from .vectors import Params, flat, unflat
+
 LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
 
 LABELS = ("exact", "sample", "empirical")
@@ -69,17 +70,6 @@ def check_labels(labels: str) -> None:
         raise ValueError(f"labels must be 'exact', 'sample' or 'empirical', not {labels!r}.")
 
 
-def flatten(params: Params) -> Tensor:
-    """All parameters as one vector (P,), in the order of the dict."""
-    return torch.cat([p.flatten() for p in params.values()])
-
-
-def unflatten(vector: Tensor, like: Params) -> Params:
-    """The inverse of `flatten`: the pieces of a vector (P,), named and shaped as `like`."""
-    pieces = vector.split([p.numel() for p in like.values()])
-    return {n: piece.view_as(p) for (n, p), piece in zip(like.items(), pieces)}
-
-
 @torch.no_grad()
 def fisher_product(
     log_prob: LogProb,
@@ -112,8 +102,8 @@ def fisher_product(
         total = torch.zeros_like(V)
         for outputs, weights in parts:
             transposed = vjp(outputs, params)[1]  # u (B, C) -> Jᵀu
-            forward = lambda v, outputs=outputs: jvp(outputs, (params,), (unflatten(v, params),))[1]  # v -> Jv
-            one = lambda v, J=forward, JT=transposed, w=weights: flatten(JT(w * J(v))[0])
+            forward = lambda v, outputs=outputs: jvp(outputs, (params,), (unflat(v, params),))[1]  # v -> Jv
+            one = lambda v, J=forward, JT=transposed, w=weights: flat(JT(w * J(v))[0])
             total += vmap(one, in_dims=1, out_dims=1)(V)
         return total / count
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+from .vectors import Params, flat, unflat
+
 Loss = Callable[[Params], Tensor]  # parameters -> scalar
 
 
@@ -22,17 +23,7 @@ def gradient(loss: Loss, params: Params) -> Params:
     return dict(zip(leaves, torch.autograd.grad(loss(leaves), list(leaves.values()))))
 
 
-def flat(params: Params) -> Tensor:
-    """All parameters as one vector (P,)."""
-    return torch.cat([p.detach().flatten() for p in params.values()])
-
-
-def unflat(vector: Tensor, like: Params) -> Params:
-    """The inverse of `flat`: a vector (P,) in the shapes of `like`."""
-    parts = vector.split([p.numel() for p in like.values()])
-    return {n: part.view_as(p) for (n, p), part in zip(like.items(), parts)}
-
-
+@torch.no_grad()
 def cosine(a: Params, b: Params) -> float:
     """a·b / (‖a‖ ‖b‖), over all parameters; 0 where one of them vanishes."""
     u, v = flat(a).double(), flat(b).double()
@@ -73,6 +64,7 @@ class Plane:
     like: Params
 
     @classmethod
+    @torch.no_grad()
     def through(cls, a: Params, b: Params, c: Params) -> Plane:
         origin = flat(a)
         u = flat(b) - origin
@@ -83,11 +75,13 @@ class Plane:
             raise ValueError("The three points lie on one line: choose a third that is not between the other two.")
         return cls(origin, torch.stack([u, v / v.norm()]), a)
 
+    @torch.no_grad()
     def coordinates(self, params: Params) -> tuple[float, float]:
         """Where a point falls when projected onto the plane."""
         u, v = (self.axes @ (flat(params) - self.origin)).tolist()
         return u, v
 
+    @torch.no_grad()
     def distance(self, params: Params) -> float:
         """How far a point lies from the plane: the part of it that the picture does not show."""
         offset = flat(params) - self.origin
@@ -98,6 +92,6 @@ class Plane:
 
 
 def surface(loss: Loss, at: Callable[[float, float], Params], us: Sequence[float], vs: Sequence[float]) -> np.ndarray:
-    """Z[i, j] = L(at(us[j], vs[i])): the loss on a grid, rows along v. `at` is `plane.at`, or the weights themselves."""
+    """Z[i, j] = L(at(us[j], vs[i])), a grid with rows along v. `at` is `plane.at`, or makes weights of two numbers."""
     with torch.no_grad():
         return np.array([[float(loss(at(float(u), float(v)))) for u in us] for v in vs])

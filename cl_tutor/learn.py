@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ from tqdm.auto import tqdm
 from . import checkpoint
 from .results import Results
 from .streams import Batch, Stream, Task
+from .vectors import Params
 
-Params = dict[str, Tensor]
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
@@ -110,7 +111,7 @@ class Learner:
     def logits(self, x: Tensor, t: Tensor, params: Params | None = None) -> Tensor:
         """f(x; θ): raw logits (B, C) of all units. The task id reaches the network in Task-IL only."""
         args = (x, t if self.stream.task_known else None)
-        return self.net(*args) if params is None else functional_call(self.net, params, args)
+        return self.net(*args) if params is None else functional_call(self.net, dict(params), args)
 
     def mask(self, z: Tensor, t: Tensor) -> Tensor:
         """−inf on the units that do not compete for these samples."""
@@ -177,7 +178,7 @@ def train(learner: Learner) -> Results:
             for m in learner.methods:
                 m.after_task(learner, task)
             learner.rows.append([learner.accuracy(other) for other in tasks])
-    return Results(learner.rows, learner.baseline, learner.losses)
+    return Results(np.array(learner.rows), np.array(learner.baseline), learner.losses)
 
 
 def finite(loss: Tensor) -> float:

@@ -86,7 +86,8 @@ class Results:
         row = lambda name, values: f"<tr><th>{name}</th>" + "".join(f"<td>{v:.3f}</td>" for v in values) + "</tr>"
         body = row("before training", self.b) + "".join(row(f"after task {i + 1}", r) for i, r in enumerate(self.R))
         caption = " · ".join(f"{name} {value:.3f}" for name, value in zip(NAMES, self.metrics().values()))
-        return f"<table><caption>{caption}</caption><thead><tr><th>accuracy on</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+        head = f"<caption>{caption}</caption><thead><tr><th>accuracy on</th>{head}</tr></thead>"
+        return f"<table>{head}<tbody>{body}</tbody></table>"
 
     def to_json(self) -> str:
         """One line of JSON with R, b and the losses; `Results.from_json` reads it back exactly."""

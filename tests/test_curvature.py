@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from cl_tutor.data import digits
-from cl_tutor.fisher import flatten, unflatten
 from cl_tutor.learn import Learner, train
 from cl_tutor.methods.curvature import KFACEWC, Layers, SubspaceEWC
 from cl_tutor.methods.regularization import EWC, snapshot
 from cl_tutor.nets import MLP, SmallCNN
 from cl_tutor.streams import Batch, Stream, Task, permuted
+from cl_tutor.vectors import flat, unflat
 
 PLAIN = partial(torch.optim.SGD, lr=0.1)
 
@@ -66,7 +66,7 @@ def close(a, b, tol=1e-10):
 
 
 def quadratic_form(F, params, anchor):
-    delta = flatten(params) - flatten(anchor)
+    delta = flat(params) - flat(anchor)
     return 0.5 * delta @ F @ delta
 
 
@@ -78,7 +78,7 @@ def test_all_directions_are_the_full_fisher(remainder):
     F = full_fisher(learner, learner.stream.tasks[0])
     assert len(F) == P
     close(method.penalty(moved), 3.0 * quadratic_form(F, moved, learner.params))
-    H = torch.func.hessian(lambda v: method.penalty(unflatten(v, moved)))(flatten(moved))
+    H = torch.func.hessian(lambda v: method.penalty(unflat(v, moved)))(flat(moved))
     close(H, 3.0 * F)
     close(torch.tensor(method.max_omega()), torch.linalg.eigvalsh(F)[-1].float(), 1e-6)
 
@@ -108,8 +108,8 @@ def test_sampled_labels_are_the_same_for_directions_and_remainder():
     """Else the trace of V Λ Vᵀ + rest is that of no Fisher at all."""
     subspace, diagonal = SubspaceEWC(k=3, labels="sample"), EWC(labels="sample")
     after_task_1(subspace, diagonal)
-    trace = subspace.wells_[0].values.sum() + flatten(subspace.wells_[0].rest).sum()
-    assert trace == pytest.approx(flatten(diagonal.wells_[0].omega).sum().item(), rel=1e-6)
+    trace = subspace.wells_[0].values.sum() + flat(subspace.wells_[0].rest).sum()
+    assert trace == pytest.approx(flat(diagonal.wells_[0].omega).sum().item(), rel=1e-6)
 
 
 def test_kfac_penalty_is_exact_for_one_sample():
@@ -138,7 +138,7 @@ def test_kfac_is_exact_for_one_layer_with_one_answer():
     F = full_fisher(learner, learner.stream.tasks[0])
     close(method.penalty(moved), quadratic_form(F, moved, learner.params))
     close(torch.tensor(method.max_omega()), torch.linalg.eigvalsh(F)[-1].float(), 1e-6)
-    H = torch.func.hessian(lambda v: method.penalty(unflatten(v, moved)))(flatten(moved))
+    H = torch.func.hessian(lambda v: method.penalty(unflat(v, moved)))(flat(moved))
     close(H, F)
 
 

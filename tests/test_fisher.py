@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from cl_tutor.fisher import fisher_diagonal, fisher_product, flatten, kfac, top_eigenpairs, unflatten
+from cl_tutor.fisher import fisher_diagonal, fisher_product, kfac, top_eigenpairs
 from cl_tutor.nets import MLP, SmallCNN
+from cl_tutor.vectors import flat, unflat
 
 NETS = {
     "mlp": (lambda: MLP((6, 5, 4)), (6,)),
@@ -52,11 +53,11 @@ def test_diagonal_is_the_loop_over_samples_and_classes(name, units):
     params, table = dict(net.named_parameters()), scores(net, x, units)
     batches = [(x[:4], y[:4]), (x[4:], y[4:])]
     exact = sum(p * s.square() for row in table for p, s in row) / len(x)
-    close(flatten(fisher_diagonal(scorer(net, units), params, batches)), exact)
+    close(flat(fisher_diagonal(scorer(net, units), params, batches)), exact)
 
     place = units.cumsum(0) - 1  # the column of a unit among those that compete
     empirical = sum(row[place[c]][1].square() for row, c in zip(table, y)) / len(x)
-    close(flatten(fisher_diagonal(scorer(net, units), params, batches, "empirical")), empirical)
+    close(flat(fisher_diagonal(scorer(net, units), params, batches, "empirical")), empirical)
 
     prob = torch.zeros(len(x), 4, dtype=torch.float64)
     prob[:, units] = torch.stack([torch.stack([p for p, _ in row]) for row in table])
@@ -64,14 +65,14 @@ def test_diagonal_is_the_loop_over_samples_and_classes(name, units):
     drawn = torch.cat([torch.multinomial(part, 1, generator=rng)[:, 0] for part in (prob[:4], prob[4:])])
     sampled = sum(row[place[c]][1].square() for row, c in zip(table, drawn)) / len(x)
     rng = torch.Generator().manual_seed(3)
-    close(flatten(fisher_diagonal(scorer(net, units), params, batches, "sample", rng)), sampled)
+    close(flat(fisher_diagonal(scorer(net, units), params, batches, "sample", rng)), sampled)
 
 
 def test_the_mean_of_sampled_fishers_is_the_exact_one():
     net, x, y = setup()
     params, rng = dict(net.named_parameters()), torch.Generator().manual_seed(0)
-    exact = flatten(fisher_diagonal(scorer(net), params, [(x, y)]))
-    draws = [flatten(fisher_diagonal(scorer(net), params, [(x, y)], "sample", rng)) for _ in range(512)]
+    exact = flat(fisher_diagonal(scorer(net), params, [(x, y)]))
+    draws = [flat(fisher_diagonal(scorer(net), params, [(x, y)], "sample", rng)) for _ in range(512)]
     error = lambda n: ((torch.stack(draws[:n]).mean(0) - exact).norm() / exact.norm()).item()
     assert error(512) < 0.05 and error(512) < error(8) / 2
 
@@ -80,8 +81,8 @@ def test_the_square_of_a_batch_mean_is_another_thing():
     net, x, y = setup(n=64)
     params = dict(net.named_parameters())
     log_prob, rng = scorer(net), torch.Generator().manual_seed(0)
-    exact = flatten(fisher_diagonal(log_prob, params, [(x, y)])).sum()
-    sampled = flatten(fisher_diagonal(log_prob, params, [(x, y)], "sample", rng)).sum()
+    exact = flat(fisher_diagonal(log_prob, params, [(x, y)])).sum()
+    sampled = flat(fisher_diagonal(log_prob, params, [(x, y)], "sample", rng)).sum()
     drawn = torch.multinomial(net(x).softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     mean = torch.autograd.grad(nn.functional.cross_entropy(net(x), drawn), list(net.parameters()))
     assert 0.8 < sampled / exact < 1.25
@@ -102,7 +103,7 @@ def test_it_answers_bad_input():
 
 def test_flatten_and_unflatten_are_inverse():
     params = dict(setup("cnn")[0].named_parameters())
-    back = unflatten(flatten(params), params)
+    back = unflat(flat(params), params)
     assert list(back) == list(params) and all(torch.equal(back[n], p) for n, p in params.items())
 
 
@@ -110,17 +111,17 @@ def test_flatten_and_unflatten_are_inverse():
 def test_the_product_is_the_fisher_and_the_fisher_is_the_ggn(units):
     net, x, y = setup()
     params = {n: p.detach() for n, p in net.named_parameters()}
-    P = flatten(params).numel()
+    P = flat(params).numel()
     eye = torch.eye(P, dtype=torch.float64)
     F = fisher_product(scorer(net, units), params, [(x[:4], y[:4]), (x[4:], y[4:])])(eye)
     close(F, full_fisher(net, x, units))
-    logits = lambda v, row: torch.func.functional_call(net, unflatten(v, params), (row[None],))[0, units]
+    logits = lambda v, row: torch.func.functional_call(net, unflat(v, params), (row[None],))[0, units]
     ggn = 0
     for row in x:
-        J, p = torch.func.jacrev(logits)(flatten(params), row), logits(flatten(params), row).softmax(0)
+        J, p = torch.func.jacrev(logits)(flat(params), row), logits(flat(params), row).softmax(0)
         ggn = ggn + J.T @ (p.diag() - torch.outer(p, p)) @ J / len(x)
     close(F, ggn)
-    close(F.diag(), flatten(fisher_diagonal(scorer(net, units), params, [(x, y)])))
+    close(F.diag(), flat(fisher_diagonal(scorer(net, units), params, [(x, y)])))
     assert torch.linalg.matrix_rank(F) <= len(x) * (units.sum() - 1)  # one score less than classes a sample
 
 
@@ -128,11 +129,11 @@ def test_the_product_is_the_fisher_and_the_fisher_is_the_ggn(units):
 def test_the_product_with_one_label_a_sample(labels):
     net, x, y = setup()
     params = {n: p.detach() for n, p in net.named_parameters()}
-    eye = torch.eye(flatten(params).numel(), dtype=torch.float64)
+    eye = torch.eye(flat(params).numel(), dtype=torch.float64)
     F = fisher_product(scorer(net), params, [(x, y)], labels, torch.Generator().manual_seed(1))
     close(F(eye), F(eye), 0)  # labels are drawn once
     again = fisher_diagonal(scorer(net), params, [(x, y)], labels, torch.Generator().manual_seed(1))
-    close(F(eye).diag(), flatten(again))
+    close(F(eye).diag(), flat(again))
     assert torch.linalg.matrix_rank(F(eye)) == len(x)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cl_tutor.landscape import Plane, barrier, cosine, flat, gradient, layer_cosines, line, surface, unflat
+from cl_tutor.landscape import Plane, barrier, cosine, gradient, layer_cosines, line, surface
+from cl_tutor.vectors import flat, unflat
 
 H = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
 

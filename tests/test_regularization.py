@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from cl_tutor.data import Data, digits
-from cl_tutor.fisher import flatten, unflatten
 from cl_tutor.learn import Diverged, Learner, Method, fit, train
 from cl_tutor.methods.curvature import KFACEWC, SubspaceEWC
 from cl_tutor.methods.regularization import EWC, L2, MAS, SI, LwF, Quadratic, Well, distil, quadratic, snapshot
 from cl_tutor.nets import MLP
 from cl_tutor.streams import Batch, Stream, Task, permuted, split
+from cl_tutor.vectors import flat, unflat
 
 SGD = torch.optim.SGD
 ROUGH = partial(SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -38,7 +38,7 @@ def learn(stream, methods=(), optimiser=ROUGH, epochs=1, batch_size=32, net=None
 
 
 def weights(learner):
-    return flatten(snapshot(learner.params))
+    return flat(snapshot(learner.params))
 
 
 def tiny(tasks=2, n=12, classes=3, seed=0):
@@ -162,8 +162,8 @@ def test_the_hessian_of_the_penalty_is_lambda_omega():
     draw = lambda: {"w": torch.rand(2, 2, generator=rng).double(), "b": torch.rand(2, generator=rng).double()}
     method.wells_ = [Well(draw(), draw()), Well(draw(), draw())]
     theta = draw()
-    H = torch.func.hessian(lambda v: method.penalty(unflatten(v, theta)))(flatten(theta))
-    close(H, 3.0 * sum(flatten(well.omega) for well in method.wells_).diag())
+    H = torch.func.hessian(lambda v: method.penalty(unflat(v, theta)))(flat(theta))
+    close(H, 3.0 * sum(flat(well.omega) for well in method.wells_).diag())
     one, two = method.wells_
     expected = sum((w.omega[n] * (theta[n] - w.anchor[n]) ** 2).sum() / 2 for w in (one, two) for n in theta)
     close(method.penalty(theta), 3.0 * expected)
@@ -190,13 +190,13 @@ def test_decay_fades_old_importance(gamma):
     learner = tiny_learner([method], tasks=3)
     train(learner)
     (well,) = method.wells_
-    first, second, third = map(flatten, kept)
-    close(flatten(well.omega), gamma**2 * first + gamma * second + third)
-    close(flatten(well.anchor), weights(learner), 0)
+    first, second, third = map(flat, kept)
+    close(flat(well.omega), gamma**2 * first + gamma * second + third)
+    close(flat(well.anchor), weights(learner), 0)
 
 
 def test_how_many_wells_and_how_many_floats():
-    P = flatten(tiny_learner([]).params).numel()
+    P = flat(tiny_learner([]).params).numel()
     size = lambda x: x.numel() if torch.is_tensor(x) else sum(map(size, x.values() if isinstance(x, dict) else x))
     floats = {}
     methods = L2(), EWC(), EWC(decay=0.9), MAS(), SI(), LwF()
@@ -212,11 +212,11 @@ def test_an_anchor_is_a_copy():
     method = L2()
     learner = tiny_learner([method], tasks=1)
     train(learner)
-    before = flatten(method.wells_[0].anchor).clone()
+    before = flat(method.wells_[0].anchor).clone()
     with torch.no_grad():
         for p in learner.params.values():
             p.add_(1.0)
-    close(flatten(method.wells_[0].anchor), before, 0)
+    close(flat(method.wells_[0].anchor), before, 0)
 
 
 @pytest.mark.parametrize("lam", [10.0**k for k in range(-2, 9)])
@@ -229,8 +229,8 @@ def test_proximal_is_stable_at_every_strength(make, lam):
     assert weights(learner).isfinite().all()
     if lam == 1e8:  # the stiff weights stay where they were
         well = method.wells_[0]
-        stiff = flatten(well.omega) > 1e-4
-        assert (weights(learner) - flatten(well.anchor))[stiff].abs().max() < 1e-2
+        stiff = flat(well.omega) > 1e-4
+        assert (weights(learner) - flat(well.anchor))[stiff].abs().max() < 1e-2
 
 
 def test_proximal_is_the_explicit_step_to_first_order():
@@ -315,7 +315,7 @@ def test_the_ceiling_is_where_sgd_stops_to_contract(options):
             opt.zero_grad()
             method.penalty(learner.params).backward()
             opt.step()
-        far = (weights(learner) - flatten(method.wells_[0].anchor)).abs().max()
+        far = (weights(learner) - flat(method.wells_[0].anchor)).abs().max()
         assert (far < 1e-3) if factor < 1 else (far > 1e3)
 
 
@@ -377,7 +377,7 @@ def test_ewc_takes_the_exact_fisher_of_the_own_units_in_eval_mode():
         for value in logp:
             grads = torch.autograd.grad(value, list(net.parameters()), retain_graph=True)
             truth = truth + value.exp() * torch.cat([g.flatten() for g in grads]).square() / 10
-    close(flatten(method.wells_[0].omega), truth.detach())
+    close(flat(method.wells_[0].omega), truth.detach())
     assert not method.wells_[0].omega["b.weight"][[0, 1, 4, 5]].any()  # other heads are free
 
 
@@ -385,17 +385,17 @@ def test_normalised_fishers_have_mean_one_whatever_their_scale():
     method = EWC(0.01, samples=20, normalise=True)
     learner = learn(small("domain"), [method])
     for well in method.wells_:
-        assert flatten(well.omega).mean() == pytest.approx(1.0, rel=1e-4)
+        assert flat(well.omega).mean() == pytest.approx(1.0, rel=1e-4)
     method.normalise = False
     task = learner.stream.tasks[-1]
-    raw = flatten(method.importance(learner, task))
-    torch.testing.assert_close(raw / raw.mean(), flatten(method.wells_[-1].omega))
+    raw = flat(method.importance(learner, task))
+    torch.testing.assert_close(raw / raw.mean(), flat(method.wells_[-1].omega))
     with torch.no_grad():  # one unit can say nothing: F = 0
         for p in learner.params.values():
             p.zero_()
     only = Stream(learner.stream.tasks, torch.tensor([[True, False]] * 3), False)
     method.normalise, learner.stream = True, only
-    assert not flatten(method.importance(learner, task)).any()
+    assert not flat(method.importance(learner, task)).any()
 
 
 def test_ewc_forgets_less_on_permuted_digits():
@@ -437,7 +437,7 @@ def test_mas_is_the_mean_of_absolute_gradients_of_the_own_logits():
     learner.net.train()
     method.after_task(learner, task)
     right, wrong = brute_mas(learner.net.eval(), x, torch.tensor([2, 3]))
-    omega = flatten(method.wells_[0].omega)
+    omega = flat(method.wells_[0].omega)
     close(omega, right)
     assert (omega - wrong).norm() > 0.1 * omega.norm()  # signs cancel in |mean gradient|
     assert not method.wells_[0].omega["b.weight"][[0, 1, 4, 5]].any()
@@ -447,12 +447,12 @@ def test_mas_needs_no_labels_and_takes_other_inputs():
     learner = tiny_learner([])
     task, learner.seen = learner.stream.tasks[0], 1
     x, y, t = task.train
-    labelled = flatten(MAS().importance(learner, task))
+    labelled = flat(MAS().importance(learner, task))
     nonsense = Task(0, Batch(x, torch.full_like(y, -7), t), task.test)
-    close(flatten(MAS().importance(learner, nonsense)), labelled, 0)
-    close(flatten(MAS(inputs=x).importance(learner, learner.stream.tasks[1])), labelled)
+    close(flat(MAS().importance(learner, nonsense)), labelled, 0)
+    close(flat(MAS(inputs=x).importance(learner, learner.stream.tasks[1])), labelled)
     other = torch.randn(90, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    close(flatten(MAS(inputs=other).importance(learner, task)), brute_mas(learner.net, other, slice(None))[0])
+    close(flat(MAS(inputs=other).importance(learner, task)), brute_mas(learner.net, other, slice(None))[0])
     assert "inputs" not in repr(MAS(inputs=other)) and MAS(inputs=other) == MAS()
 
 
@@ -471,7 +471,7 @@ def test_the_path_integrals_sum_to_the_loss_drop(momentum):
         si.before_task(learner, task)
         fit(learner, task)
         drop = start - learner.loss(task.train).item()
-        return abs(flatten(si.path_).sum().item() - drop) / drop
+        return abs(flat(si.path_).sum().item() - drop) / drop
 
     coarse, fine = error(200), error(400)
     assert fine < 0.02 and coarse / fine == pytest.approx(2.0, rel=0.1)
@@ -487,7 +487,7 @@ def test_si_takes_its_own_pull_out_of_the_gradient_and_leaves_others_in(proximal
             if self.wells_:
                 loss = learner.loss(batch) + learner.methods[1].loss(learner, batch)
                 truth = torch.autograd.grad(loss, list(learner.params.values()))
-                seen.append((flatten(self.grad_), torch.cat([g.flatten() for g in truth])))
+                seen.append((flat(self.grad_), torch.cat([g.flatten() for g in truth])))
                 self.own = self.penalty(learner.params).item()
 
     si = Spy(lam=5.0, proximal=proximal)
@@ -505,11 +505,11 @@ def test_si_takes_the_displacement_as_it_was(proximal):
     class Spy(SI):
         def before_task(self, learner, task):
             super().before_task(learner, task)
-            self.walked = torch.zeros_like(flatten(self.path_))
+            self.walked = torch.zeros_like(flat(self.path_))
 
         def edit_grads(self, learner, batch):
             super().edit_grads(learner, batch)
-            self.here, self.slope = weights(learner), flatten(self.grad_).clone()
+            self.here, self.slope = weights(learner), flat(self.grad_).clone()
 
         def after_step(self, learner, batch):
             super().after_step(learner, batch)
@@ -518,7 +518,7 @@ def test_si_takes_the_displacement_as_it_was(proximal):
     si = Spy(lam=2.0, proximal=proximal)
     learner = tiny_learner([si], optimiser=partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1), epochs=4, batch_size=4)
     train(learner)
-    close(flatten(si.path_), si.walked)
+    close(flat(si.path_), si.walked)
     assert si.walked.abs().max() > 1e-3
 
 
@@ -531,8 +531,8 @@ def test_si_omega_is_positive_part_over_distance_plus_xi():
     fit(learner, task)
     rng = torch.Generator().manual_seed(0)
     si.path_ = {n: torch.randn(p.shape, generator=rng).double() for n, p in si.path_.items()}
-    omega, path = flatten(si.importance(learner, task)), flatten(si.path_)
-    moved = weights(learner) - flatten(si.start_)
+    omega, path = flat(si.importance(learner, task)), flat(si.path_)
+    moved = weights(learner) - flat(si.start_)
     assert moved.abs().max() > 1e-3 and (path < 0).any()
     close(omega, path.clamp(min=0) / (moved**2 + 0.5))
 
@@ -545,13 +545,13 @@ def test_si_sums_omega_over_tasks_and_starts_each_afresh():
     for k, task in enumerate((first, second)):
         learner.seen = k + 1
         si.before_task(learner, task)
-        assert not flatten(si.path_).any()
-        close(flatten(si.start_), weights(learner), 0)
+        assert not flat(si.path_).any()
+        close(flat(si.start_), weights(learner), 0)
         fit(learner, task)
-        parts.append(flatten(si.importance(learner, task)))
+        parts.append(flat(si.importance(learner, task)))
         si.after_task(learner, task)
     (well,) = si.wells_
-    close(flatten(well.omega), sum(parts))
+    close(flat(well.omega), sum(parts))
     assert all(part.max() > 0 for part in parts)
 
 

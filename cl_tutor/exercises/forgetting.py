@@ -1,5 +1,7 @@
 """Lesson 00: stochastic gradient descent by hand, and what it takes to compare two ways of training fairly."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -32,7 +34,7 @@ def networks():
     for words, sizes in [("a linear network", (3, 2)), ("one hidden layer", (3, 5, 2))]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            layers = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
+            layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
         net = torch.nn.Sequential(*[m for layer in layers for m in (layer, torch.nn.Tanh())][:-1]).double()
         draw = lambda n: (torch.randn(n, 3, generator=rng).double(), torch.arange(n) % 2, torch.zeros(n))
         yield words, net, [draw(4), draw(6), draw(5)], 0.3

@@ -1,4 +1,4 @@
-"""Architectures: give every task parameters of its own, and nothing is forgotten. PackNet, Progressive, SupSup, Adapters.
+"""Architectures: give every task parameters of its own, and forget nothing. PackNet, Progressive, SupSup, Adapters.
 
 PackNet divides one network among the tasks and is a `Method` for any network. The other three are networks and methods
 at once: `Learner(Progressive((64, 100, 10)), stream)`. Each gives its bill, what every task costs in storage.
@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..learn import Learner, Method, Params, fit
+from ..learn import Learner, Method, fit
 from ..streams import Batch, Task
+from ..vectors import Params
 from .regularization import snapshot
 
 

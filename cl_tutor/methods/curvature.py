@@ -12,19 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..fisher import (
-    Kronecker,
-    Params,
-    check_labels,
-    fisher_diagonal,
-    fisher_product,
-    flatten,
-    kfac,
-    top_eigenpairs,
-    unflatten,
-)
+from ..fisher import Kronecker, check_labels, fisher_diagonal, fisher_product, kfac, top_eigenpairs
 from ..learn import Learner
 from ..streams import Task
+from ..vectors import Params, flat, unflat
 from .regularization import Anchored, check_samples, draw, log_prob, quadratic, snapshot
 
 
@@ -71,7 +62,7 @@ class SubspaceEWC(Anchored):
         check_samples(self.samples)
 
     def check(self, learner: Learner) -> None:
-        size = flatten(learner.params).numel()
+        size = flat(learner.params).numel()
         if self.k > size:
             raise ValueError(f"k = {self.k} directions, but the network has only {size} parameters: take k ≤ {size}.")
 
@@ -80,17 +71,17 @@ class SubspaceEWC(Anchored):
         anchor, batches = snapshot(learner.params), list(draw(learner, task, self.samples, rng))
         labels = rng.get_state()  # the same labels for the eigenpairs and for the diagonal
         F = fisher_product(log_prob(learner), anchor, batches, self.labels, rng)
-        theta = flatten(anchor)
+        theta = flat(anchor)
         start = torch.randn(len(theta), min(self.k + 10, len(theta)), generator=rng).to(theta)
         values, vectors = top_eigenpairs(F, start, self.k)
         rest: Params = {}
         if self.remainder:
             diagonal = fisher_diagonal(log_prob(learner), anchor, batches, self.labels, rng.set_state(labels))
-            rest = unflatten((flatten(diagonal) - vectors.square() @ values).clamp(min=0), anchor)
+            rest = unflat((flat(diagonal) - vectors.square() @ values).clamp(min=0), anchor)
         return Axes(anchor, values, vectors, rest)
 
     def energy(self, params: Params, well: Axes) -> Tensor:
-        delta = flatten({n: params[n] - anchor for n, anchor in well.anchor.items()})
+        delta = flat({n: params[n] - anchor for n, anchor in well.anchor.items()})
         along = 0.5 * (well.values * (well.vectors.T @ delta).square()).sum()
         return along + quadratic(params, well.anchor, well.rest) if well.rest else along
 

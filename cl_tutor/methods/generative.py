@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..learn import Learner, Method
 from ..streams import Batch, Task
-from .regularization import Params, snapshot
+from ..vectors import Params
+from .regularization import snapshot
 from .replay import check_replay
 
 
@@ -81,7 +82,7 @@ class GenerativeReplay(Method):
     @torch.no_grad()
     def dream(self, like: Tensor) -> Tensor:
         """`size` inputs of the past, of the shape of `like`."""
-        x = torch.func.functional_call(self.vae_, self.dreamer_, self.noise(like, self.size))
+        x = torch.func.functional_call(self.vae_, dict(self.dreamer_), self.noise(like, self.size))
         return x.view(-1, *like.shape[1:])
 
     @torch.no_grad()

@@ -122,7 +122,7 @@ class ClassBalanced(Balanced):
 
 
 class Herding(Balanced):
-    """Rows whose mean feature is the mean of their class: chosen at the end of a task, best first (Rebuffi et al. 2017).
+    """Rows whose mean feature is that of their class: chosen at the end of a task, best first (Rebuffi et al. 2017).
 
     A row's key is its place in its list, so that lists are cut from their end as classes arrive (algorithm 5); tasks
     that share a class share its slots. Nothing of the current task is kept before its end. Needs a network with

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..learn import Learner, Method, Params, finite
+from ..learn import Learner, Method, finite
 from ..streams import Batch, Task
+from ..vectors import Params
 from .memory import Reservoir
 from .regularization import snapshot
 

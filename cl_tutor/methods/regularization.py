@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
-from ..fisher import LogProb, Params, check_labels, fisher_diagonal
+from ..fisher import LogProb, check_labels, fisher_diagonal
 from ..learn import Diverged, Learner, Method
 from ..streams import Batch, Task, unit_float
+from ..vectors import Params
 
 
 class Well(NamedTuple):
