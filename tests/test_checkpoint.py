@@ -6,6 +6,7 @@ import os
 import pkgutil
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -87,15 +88,15 @@ SMALL = {"samples": 50, "slots": 50, "size": 16}
 
 
 def any_learner(cls):
-    """A learner with this method alone, in the first scenario that it serves."""
-    for scenario in ("task", "class", "domain"):
+    """A learner with this method, in the first scenario that it serves; if it refuses to be alone, beside ER."""
+    for scenario, others in product(("task", "class", "domain"), ([], [ER(50)])):
         stream = split(digits(), 5, scenario)
         outputs = stream.units.shape[1]
         try:
             if issubclass(cls, torch.nn.Module):
                 return learner(cls((64, 20, outputs)), stream=stream)
             small = {f.name: SMALL[f.name] for f in fields(cls) if f.name in SMALL}
-            return learner(MLP((64, 20, outputs)), [cls(**small)], stream=stream)
+            return learner(MLP((64, 20, outputs)), [*others, cls(**small)], stream=stream)
         except ValueError as e:
             reason = e
     raise reason
