@@ -121,6 +121,15 @@ class Learner:
         """The cross-entropy of a batch, at θ or at other parameters."""
         return F.cross_entropy(self.mask(self.logits(batch.x, batch.t, params), batch.t), batch.y)
 
+    @torch.no_grad()
+    def frozen(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """What a teacher says: the logits at kept parameters, in eval mode, without a graph."""
+        training = self.net.training
+        self.net.eval()
+        z = self.logits(x, t, params)
+        self.net.train(training)
+        return z
+
     def scores(self, x: Tensor, t: Tensor) -> Tensor:
         """What the learner answers with: the rule of the first method that has one, else the logits."""
         rules = (m.predict(self, x, t) for m in self.methods)
