@@ -179,16 +179,17 @@ def test_it_is_one_file_without_pickle(tmp_path):
     assert tree["measured"]["seen"] == 2 and "Progressive(sizes=(64, 20, 10)" in tree["about"]["network"]
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["cl_tutor.checkpoint.save_file", "os.replace"])
+def test_a_crash_while_writing_leaves_the_old_file(where, tmp_path, monkeypatch):
     run = meet(learner(), 1)
     run.save(tmp_path / "f")
     before = (tmp_path / "f").read_bytes()
 
-    def crash(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
+    def crash(_, path, **options):
+        Path(path).with_name("half").write_bytes(b"half") if where != "os.replace" else None
         raise OSError("disk full")
 
-    monkeypatch.setattr("cl_tutor.checkpoint.save_file", crash)
+    monkeypatch.setattr(where, crash)
     with pytest.raises(OSError, match="disk full"):
         meet(run, 2).save(tmp_path / "f")
     assert os.listdir(tmp_path) == ["f"] and (tmp_path / "f").read_bytes() == before
