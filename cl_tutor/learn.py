@@ -1,4 +1,4 @@
-"""The whole framework in one file: Method (an idea), Learner (the state), fit and train (the loop).
+"""The whole framework in one file: Method (an idea), Learner (the state), fit, meet and train (the loop).
 
 Continual learning is one sum and two edits. For each batch B of task i
 
@@ -173,20 +173,25 @@ def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
     return losses
 
 
-def train(learner: Learner) -> Results:
-    """Meet the tasks one by one; after each, measure the accuracy on all of them."""
-    tasks = learner.stream.tasks
+def meet(learner: Learner, task: Task) -> None:
+    """Train on the next task, then measure the accuracy on all of them: a row of R."""
+    everything = learner.stream.tasks
     with threads(learner.threads):
         if not learner.seen:
-            learner.baseline = [learner.accuracy(task) for task in tasks]
-        for task in tqdm(tasks[learner.seen :], desc="tasks", disable=not learner.progress):
-            learner.seen += 1
-            for m in learner.methods:
-                m.before_task(learner, task)
-            learner.losses.append(fit(learner, task))
-            for m in learner.methods:
-                m.after_task(learner, task)
-            learner.rows.append([learner.accuracy(other) for other in tasks])
+            learner.baseline = [learner.accuracy(other) for other in everything]
+        learner.seen += 1
+        for m in learner.methods:
+            m.before_task(learner, task)
+        learner.losses.append(fit(learner, task))
+        for m in learner.methods:
+            m.after_task(learner, task)
+        learner.rows.append([learner.accuracy(other) for other in everything])
+
+
+def train(learner: Learner) -> Results:
+    """Meet the tasks one by one, from the first that the learner has not met."""
+    for task in tqdm(learner.stream.tasks[learner.seen :], desc="tasks", disable=not learner.progress):
+        meet(learner, task)
     return Results(np.array(learner.rows), np.array(learner.baseline), learner.losses)
 
 

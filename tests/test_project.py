@@ -86,8 +86,8 @@ def test_readme_prints_the_training_loop_whole():
     source = (ROOT / "cl_tutor" / "learn.py").read_text(encoding="utf-8")
     functions = {n.name: ast.get_source_segment(source, n) for n in ast.parse(source).body if hasattr(n, "name")}
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert block == f"{functions['fit']}\n\n\n{functions['train']}\n"
-    assert learn.fit and learn.train
+    assert block == "\n\n\n".join(functions[name] for name in ("fit", "meet", "train")) + "\n"
+    assert learn.fit and learn.meet and learn.train
 
 
 def test_readme_links_and_pictures_lead_somewhere():
