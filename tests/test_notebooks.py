@@ -63,6 +63,14 @@ def stream(text, name="stdout"):
     return lambda nb: nb.cells[1].outputs.append(v4.new_output("stream", text=text, name=name))
 
 
+def test_a_twin_may_stand_in_the_html_beside_plotly():
+    nb = sound()
+    png = output(nb).data.pop("image/png")
+    assert refresh.has_twins(nb)
+    output(nb).data["text/html"] = f'<img alt="A line that falls." src="data:image/png;base64,{png}">'
+    assert not refresh.has_twins(nb)
+
+
 def source(i, text):
     return lambda nb: nb.cells[i].update(source=text)
 
