@@ -1,7 +1,6 @@
-"""Lesson 01: what one step does to another task's loss, the angle between two gradients, and what the angle leaves out.
+"""Lesson 01: what one step does to another task's loss, and the angle between two gradients, layer by layer.
 
-The mutants are mistakes that leave a healthy-looking number behind: a sign, a learning rate, a norm, the biases left
-out, the last loss forgotten.
+The mutants are mistakes that leave a healthy-looking number behind: a sign, a learning rate, a norm, the biases.
 """
 
 import torch
@@ -25,16 +24,6 @@ def layer_cosines(a, b):
     return cosines
 
 
-def shares(losses, dots, lr):
-    """What the first order and the curvature contributed to the change of the old loss over a walk.
-
-    losses (n + 1,): the old loss before each of n steps and after the last; dots (n,): g1 · g2 before each step.
-    """
-    first = (-lr * dots).sum()
-    change = losses[-1] - losses[0]
-    return first, change - first
-
-
 def gradients():
     """Pairs of gradients of two layers, of which one has far more weights and the other the larger bias."""
     rng = torch.Generator().manual_seed(1)
@@ -50,14 +39,6 @@ def gradients():
 
 def gradients_and_rates():
     return [(words, a, b, lr) for (words, a, b), lr in zip(gradients(), (0.1, 0.02, 0.3))]
-
-
-def walks():
-    """Old losses and dot products: one walk by hand, one that bounces, one of small steps."""
-    t = lambda *values: torch.tensor(values, dtype=torch.float64)
-    yield "three steps by hand", t(0.10, 0.30, 0.20, 0.60), t(-1.0, 2.0, -3.0), 0.1
-    yield "a walk that bounces", t(0.13, 1.20, 0.40, 1.75, 0.90), t(0.4, 6.5, 1.5, 5.2), 0.2
-    yield "small steps", t(0.13, 0.131, 0.133, 0.134), t(-0.5, -0.9, -0.4), 0.002
 
 
 def _weights(g):
@@ -139,39 +120,6 @@ q2 = Exercise(
             v = ...
             cosines[layer] = ...
         return cosines
-        ```
-        """,
-    ),
-)
-
-q3 = Exercise(
-    name="First order and curvature",
-    reference=shares,
-    cases=walks,
-    mutants={
-        "has the sign of the first order the wrong way round": lambda losses, dots, lr: shares(losses, -dots, lr),
-        "forgets the learning rate": lambda losses, dots, lr: shares(losses, dots, 1.0),
-        "returns the whole change where the curvature belongs": lambda losses, dots, lr: (
-            (-lr * dots).sum(),
-            losses[-1] - losses[0],
-        ),
-        "stops before the last step's effect": lambda losses, dots, lr: shares(losses[:-1], dots, lr),
-        "takes means over the steps instead of sums": lambda losses, dots, lr: (
-            (-lr * dots).mean(),
-            (losses.diff() + lr * dots).mean(),
-        ),
-        "counts only the steps that hurt": lambda losses, dots, lr: shares(losses, dots.clamp(max=0), lr),
-    },
-    hints=(
-        "The true change needs two of the losses only. The first order is a sum over all steps. "
-        "What is left between the two is the curvature.",
-        r"First order: $\sum_k -\eta\, (g_1 \cdot g_2)_k$. Change: the last $L_1$ minus the first. "
-        "Curvature: change minus first order, equation (1.4).",
-        """
-        ```python
-        first = (... * dots).sum()
-        change = losses[-1] - ...
-        return first, change - first
         ```
         """,
     ),
