@@ -143,6 +143,12 @@ def code_lines(path: Path) -> int:
     return sum(1 for n, line in lines if line.strip() and not line.strip().startswith("#") and n not in words)
 
 
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_is_content(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, "--no-cache", ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_code_lines_are_counted_as_the_budget_means_them(tmp_path):
     (tmp_path / "x.py").write_text(
         '"""Words.\n\nMore."""\n\n# why\nx = """not a\ndocstring"""\n\ndef f():\n    "d"\n    return x\n'
