@@ -6,7 +6,6 @@ Whatever can be known to be wrong is refused before any work is done, in one sen
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import math
@@ -20,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby
@@ -39,8 +37,7 @@ from tqdm import tqdm
 
 from . import _torchvision, spec
 from .data import Data, catalogue, default_root, digits, load
-from .learn import Diverged, Learner, threads, train
-from .methods.meta import OML, Pair, meta_train, walks
+from .learn import Diverged, Learner, train
 from .nets import MLP, SmallCNN
 from .results import Results
 from .streams import Stream, permuted, rotated, split
@@ -93,7 +90,7 @@ class Plan(NamedTuple):
         own, methods = spec.build(method, self.settings, net, sizes, seed)
         return Learner(
             own,
-            stream.cumulative() if method == "joint" else stream,
+            stream,
             methods,
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -103,13 +100,14 @@ class Plan(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What came of it: results, or else one word and one sentence about the failure."""
+    """What came of it: results, or else a sentence about the divergence; and what the methods warned of."""
 
     method: str
     seed: int
     seconds: float  # of the CPU
     results: Results | None = None
-    failure: tuple[str, str] = ("", "")
+    diverged: str = ""
+    notes: list[str] = []
 
 
 @app.command()
@@ -152,68 +150,51 @@ def run(
             if value is not None:
                 wanted.setdefault(name, {}).setdefault(option, value)
         plan = Plan(load(dataset), stream, scenario, tasks, wanted, epochs, lr, batch_size)
-        nets = {method: _possible(plan, method) for method in chosen}
+        nets = {method: repr(spec.check(plan.learner(method, 0)).net) for method in chosen}
     experiment |= {"methods": chosen, "set": settings, "epochs": epochs, "lr": lr, "lam": lam, "slots": slots}
     experiment |= {"batch_size": batch_size, "seeds": seeds, "optimiser": "SGD", "nets": nets}
     cores = min(jobs or cpu_count(), len(chosen) * seeds)
     runs = _execute(plan, chosen, seeds, cores)
     results = [_entry(method, runs) for method in chosen]
     _report(f"{plan.data.name}, {stream}, {scenario}-IL, {tasks} tasks, {epochs} epochs each", seeds, results)
+    for method in chosen:
+        if notes := [
+            f"{method}, seed {r.seed}: {r.notes[0]}" for r in runs if r.method == method and r.results and r.notes
+        ]:
+            out.print(notes[0], markup=False, soft_wrap=True)
     of_cores = f"{cores} cores" if cores > 1 else "one core"
     out.print(f"{len(runs)} runs in {time.perf_counter() - start:.0f} s on {of_cores}.", highlight=False)
     with refusals():
         if json_path:
             text = json.dumps({"experiment": experiment, "results": results}, indent=1, allow_nan=False)
             json_path.write_text(text + "\n", encoding="utf-8")
-        finished = {entry["method"]: entry for entry in results if not _failure(entry)}
+        finished = {
+            e["method"]: [r.results for r in runs if r.method == e["method"]] for e in results if "diverged" not in e
+        }
         if figure and finished:
             from .plots import curves
 
-            picture = curves({m: [r.results for r in runs if r.method == m and r.results] for m in finished}, task=None)
+            picture = curves(finished, task=None)
             picture.figure.savefig(figure, dpi=200)
             out.print(f"{figure}: {picture.alt}", markup=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(1)
 
 
-def _possible(plan: Plan, method: str) -> str:
-    """The network that the method will train, or ValueError: each method's own check speaks before any work is done."""
-    learner = plan.learner(method, 0)
-    if any(isinstance(m, OML) for m in learner.methods):
-        next(_walks(learner))
-    return repr(learner.net)
-
-
-def _walks(learner: Learner) -> Iterator[tuple[Pair, Pair]]:
-    """OML's features are learnt before the stream begins: here on the first task's training data."""
-    x, y, _ = next(learner.stream.tasks[0].batches(len(learner.stream.tasks[0].train.x))).to(learner.device)
-    return walks(x, y, 200, seed=learner.seed)
-
-
 def _job(plan: Plan, method: str, seed: int) -> Run:
     learner = plan.learner(method, seed)
-    start, failure, results = time.process_time(), ("", ""), None
-    with warnings.catch_warnings(), threads(learner.threads):
-        warnings.simplefilter("ignore", UserWarning)  # a warning of divergence returns as the sentence of the error
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         try:
-            if any(isinstance(m, OML) for m in learner.methods):
-                meta_train(learner.net, _walks(learner))
-            results = _experts(learner) if method == "experts" else train(learner)
-        except (Diverged, ValueError) as e:  # ValueError: PackNet's capacity has run out
-            word = "diverged" if isinstance(e, Diverged) else "stopped"
-            failure = (word, f"seed {seed}, task {learner.seen} of {plan.tasks}: {e}")
-    return Run(method, seed, time.process_time() - start, results, failure)
-
-
-def _experts(learner: Learner) -> Results:
-    """One network a task, trained on it alone and asked about it alone: what every task gives by itself."""
-    tasks, alone = learner.stream.tasks, []
-    for task in tasks:
-        learner.seen += 1
-        own = replace(learner.stream, tasks=[task], task_known=True)
-        alone.append(train(replace(learner, net=copy.deepcopy(learner.net), stream=own)))
-    before, after = np.array([r.b[0] for r in alone]), np.array([r.R[0, 0] for r in alone])
-    return Results(np.where(np.tri(len(tasks), dtype=bool), after, before), before, [r.losses[0] for r in alone])
+            results, reason = spec.execute(method, learner), ""
+        except Diverged as e:
+            results, reason = None, str(e)
+    seconds, notes = time.process_time() - start, [str(w.message) for w in caught]
+    if results is None:  # the warning that went before it says more
+        reason = f"seed {seed}, task {learner.seen} of {plan.tasks}: {notes[0] if notes else reason}"
+    return Run(method, seed, seconds, results, reason, notes)
 
 
 def _execute(plan: Plan, methods: list[str], seeds: int, cores: int) -> list[Run]:
@@ -235,12 +216,8 @@ def _entry(method: str, runs: list[Run]) -> dict[str, Any]:
     entry: dict[str, Any] = {"method": method, "seeds": [r.seed for r, _ in done]}
     entry |= {key: [results.metrics()[key] for _, results in done] for key in METRICS}
     entry |= {"R": [results.R.tolist() for _, results in done], "seconds": [r.seconds for r, _ in done]}
-    return entry | dict([r.failure for r in own if not r.results][:1])
-
-
-def _failure(entry: dict[str, Any]) -> str:
-    """A mean over the seeds that survived would flatter: the row says so instead."""
-    return next((word for word in ("diverged", "stopped") if word in entry), "")
+    reasons = [r.diverged for r in own if r.diverged]
+    return entry | ({"diverged": reasons[0]} if reasons else {})
 
 
 def _writable(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
@@ -265,16 +242,16 @@ def _report(title: str, seeds: int, results: list[dict[str, Any]]) -> None:
     for heading in ("ACC", "forgetting", "BWT", "FWT", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in results:
-        if word := _failure(entry):
-            table.add_row(entry["method"], word)
+        if "diverged" in entry:  # a mean over the seeds that survived would flatter
+            table.add_row(entry["method"], "diverged")
             continue
         spread = lambda v: f" ± {np.std(v, ddof=1):.3f}" if len(v) > 1 else ""
         cells = [f"{np.mean(entry[key]):.3f}{spread(entry[key])}" for key in METRICS]
         table.add_row(entry["method"], *cells, f"{np.mean(entry['seconds']):.1f}")
     out.print(table)
     for entry in results:
-        if word := _failure(entry):
-            out.print(f"{entry['method']} {word}, {entry[word]}", markup=False, soft_wrap=True)
+        if "diverged" in entry:
+            out.print(f"{entry['method']} diverged, {entry['diverged']}", markup=False, soft_wrap=True)
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------

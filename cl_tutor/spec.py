@@ -1,25 +1,32 @@
-"""Methods by name, as they are typed: `er+lwf` with `ewc.lam=10`. One table; the rest is read off the constructors."""
+"""Methods by name, as they are typed: `er+lwf` with `ewc.lam=10`. One table; the rest is read off the constructors.
+
+`parse` reads settings, `build` makes the network and the methods of a name, `execute` trains them, `describe` tells.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
-from .learn import Method
+from .learn import Learner, Method, threads, train
 from .methods.architectures import Adapters, PackNet, Progressive, SupSup
 from .methods.class_incremental import BiasCorrection, NearestMean, icarl
 from .methods.curvature import KFACEWC, SubspaceEWC
 from .methods.generative import GenerativeReplay
 from .methods.memory import ClassBalanced, Herding, Memory, Reservoir
-from .methods.meta import MER, OML
+from .methods.meta import MER, OML, Pair, meta_train, walks
 from .methods.projection import AGEM, GEM
 from .methods.regularization import EWC, L2, MAS, SI, LwF
 from .methods.replay import DER, ER
+from .results import Results
 
 Settings = dict[str, dict[str, Any]]  # method -> option -> value
 
@@ -63,11 +70,11 @@ METHODS = {
     "l2": Recipe("regularisation", L2, {"lam": 0.1}),
     "ewc": Recipe("regularisation", EWC, {"lam": 10.0, "samples": 200}),
     "online-ewc": Recipe("regularisation", EWC, {"lam": 10.0, "samples": 200, "decay": 0.95}, "Online EWC"),
-    "mas": Recipe("regularisation", MAS, {"samples": 200}),
-    "si": Recipe("regularisation", SI),
+    "mas": Recipe("regularisation", MAS, {"lam": 0.1, "samples": 200}),
+    "si": Recipe("regularisation", SI, {"lam": 0.1}),
     "lwf": Recipe("regularisation", LwF),
-    "subspace-ewc": Recipe("curvature", SubspaceEWC, {"lam": 10.0, "samples": 200}),
-    "kfac-ewc": Recipe("curvature", KFACEWC, {"lam": 10.0, "samples": 200}),
+    "subspace-ewc": Recipe("curvature", SubspaceEWC, {"lam": 0.5, "samples": 200}),
+    "kfac-ewc": Recipe("curvature", KFACEWC, {"lam": 0.5, "samples": 200}),
     "er": Recipe("replay", ER),
     "der": Recipe("replay", DER),
     "der++": Recipe("replay", DER, {"beta": 0.5}, "DER++"),
@@ -159,6 +166,50 @@ def build(
     if len(nets) > 1:
         raise ValueError(f"{spec!r} names {len(nets)} networks, and there is room for one: keep one of them.")
     return nets[0] if nets else net(seed), [m for m in made if not isinstance(m, nn.Module)]
+
+
+# -- from methods to results -------------------------------------------------------------------------------------------
+
+
+def check(learner: Learner) -> Learner:
+    """Refuse, with a ValueError, what only `execute` would find out. The rest is refused as the learner is built."""
+    if meta(learner):
+        next(_walks(learner))
+    return learner
+
+
+def execute(method: str, learner: Learner) -> Results:
+    """Train as the name of the method says: most of them are lists of methods, and three change the stream instead."""
+    with threads(learner.threads):
+        if meta(learner):
+            meta_train(learner.net, _walks(learner))
+    if method == "experts":
+        return _experts(learner)
+    if method == "joint":
+        learner.stream = learner.stream.cumulative()
+    return train(learner)
+
+
+def meta(learner: Learner) -> bool:
+    return any(isinstance(m, OML) for m in learner.methods)
+
+
+def _walks(learner: Learner) -> Iterator[tuple[Pair, Pair]]:
+    """OML's features are learnt before the stream begins: here on the training data of its first task."""
+    task = learner.stream.tasks[0]
+    x, y, _ = next(task.batches(len(task.train.x))).to(learner.device)
+    return walks(x, y, 100, seed=learner.seed)
+
+
+def _experts(learner: Learner) -> Results:
+    """One network a task, trained on it alone and asked about it alone: what every task gives by itself."""
+    tasks, alone = learner.stream.tasks, []
+    for task in tasks:
+        learner.seen += 1
+        own = replace(learner.stream, tasks=[task], task_known=True)
+        alone.append(train(replace(learner, net=copy.deepcopy(learner.net), stream=own)))
+    before, after = np.array([r.b[0] for r in alone]), np.array([r.R[0, 0] for r in alone])
+    return Results(np.where(np.tri(len(tasks), dtype=bool), after, before), before, [r.losses[0] for r in alone])
 
 
 # -- from methods to words ---------------------------------------------------------------------------------------------

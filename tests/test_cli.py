@@ -163,7 +163,7 @@ def test_every_stream_runs(call, stream, scenario):
     ],
 )
 def test_refused_in_one_sentence_before_any_work(call, monkeypatch, tmp_path, args, message):
-    monkeypatch.setattr(cli, "train", lambda learner: pytest.fail("work was done"))
+    monkeypatch.setattr(spec, "train", lambda learner: pytest.fail("work was done"))
     monkeypatch.setenv("CL_TUTOR_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert message in one_sentence(call("run", *args))
@@ -258,14 +258,14 @@ def test_the_bar_moves_with_every_finished_run_and_one_core_needs_no_process(cal
         def update(self, n=1):
             seen.append((self.total, n, len(trained)))
 
-    real, trained = cli.train, []
+    real, trained = spec.train, []
     monkeypatch.setattr(cli, "tqdm", Bar)
-    monkeypatch.setattr(cli, "train", lambda learner: trained.append(learner) or real(learner))  # in this process
+    monkeypatch.setattr(spec, "train", lambda learner: trained.append(learner) or real(learner))  # in this process
     assert call(*QUICK, "--methods", "naive,er").exit_code == 0
     assert seen == [(4, 1, 1), (4, 1, 2), (4, 1, 3), (4, 1, 4)]
 
 
-def test_a_method_that_must_stop_says_why(call, tmp_path):
+def test_a_warning_is_told_once_beside_the_table(call):
     flags = [
         "--scenario",
         "task",
@@ -276,10 +276,10 @@ def test_a_method_that_must_stop_says_why(call, tmp_path):
         "--set",
         "packnet.retrain=0",
     ]
-    result = call(*QUICK, *flags, "--json", tmp_path / "r.json")
-    assert result.exit_code == 0 and re.search(r"packnet\s+stopped", result.output)
-    assert re.search(r"packnet stopped, seed 0, task 2 of 2: PackNet has no free weight left for task 1", result.output)
-    assert "no free weight" in json.loads((tmp_path / "r.json").read_text())["results"][0]["stopped"]
+    result = call(*QUICK, *flags, "--tasks", 4)
+    assert result.exit_code == 0 and "packnet, seed 0: PackNet begins task 3 with 4.9" in result.output
+    assert "% of the weights free: it will learn little. Take keep < 1 or a wider network." in result.output
+    assert result.output.count("PackNet begins") == 1
 
 
 def test_a_divergence_is_a_row_that_says_so_and_the_others_still_run(call, tmp_path):
@@ -306,7 +306,7 @@ def test_colour_folders_meet_the_convolutional_network(call, tmp_path):
     flags = ["--dataset", f"folder:{tmp_path / 'x'}", "--methods", "naive", "--json", tmp_path / "r.json"]
     for stream, net in (("split", "SmallCNN"), ("permuted", "MLP")):
         assert call(*QUICK, *flags, "--stream", stream).exit_code == 0
-        assert json.loads((tmp_path / "r.json").read_text())["experiment"]["net"].startswith(net)
+        assert json.loads((tmp_path / "r.json").read_text())["experiment"]["nets"]["naive"].startswith(net)
 
 
 def test_the_figure_is_drawn_and_described(call, tmp_path):
@@ -328,7 +328,7 @@ def test_the_table_of_methods_is_read_off_their_docstrings(call):
         row, text = spec.describe(name), " ".join((recipe.make.__doc__ or "").split())
         for cell in row:
             assert cell and cell in text and cell.endswith((".", ".)")), (name, row)
-        assert re.search(r"\d{4}|of task k|^L", row.idea), (name, row.idea)  # a source, or an equation
+        assert re.search(r"\d{4}|[=½]|L\(θ", row.idea), (name, row.idea)  # a source, or an equation
         assert re.search("-IL|scenario", row.suits), (name, row.suits)
     assert spec.describe("ewc").idea.startswith("L(θ) + λ Σ_k ½ Σ_i F_k,i") and "eq. 3" in spec.describe("ewc").idea
     assert "DER++" in spec.describe("der++").idea and "Online EWC" in spec.describe("online-ewc").idea
