@@ -157,27 +157,17 @@ def run(
     runs = _execute(plan, chosen, seeds, cores)
     results = [_entry(method, runs) for method in chosen]
     _report(f"{plan.data.name}, {stream}, {scenario}-IL, {tasks} tasks, {epochs} epochs each", seeds, results)
-    for method in chosen:
-        if notes := [
-            f"{method}, seed {r.seed}: {r.notes[0]}" for r in runs if r.method == method and r.results and r.notes
-        ]:
-            out.print(notes[0], markup=False, soft_wrap=True)
+    for method, notes in {run.method: run.notes for run in runs[::-1] if run.notes and not run.diverged}.items():
+        out.print(f"{method}: {notes[0]}", markup=False, soft_wrap=True)
     of_cores = f"{cores} cores" if cores > 1 else "one core"
     out.print(f"{len(runs)} runs in {time.perf_counter() - start:.0f} s on {of_cores}.", highlight=False)
     with refusals():
         if json_path:
             text = json.dumps({"experiment": experiment, "results": results}, indent=1, allow_nan=False)
             json_path.write_text(text + "\n", encoding="utf-8")
-        finished = {
-            e["method"]: [r.results for r in runs if r.method == e["method"]] for e in results if "diverged" not in e
-        }
-        if figure and finished:
-            from .plots import curves
-
-            picture = curves(finished, task=None)
-            picture.figure.savefig(figure, dpi=200)
-            out.print(f"{figure}: {picture.alt}", markup=False, soft_wrap=True)
-    if not finished:
+        if figure:
+            _draw(figure, runs, [entry["method"] for entry in results if "diverged" not in entry])
+    if all("diverged" in entry for entry in results):
         raise typer.Exit(1)
 
 
@@ -252,6 +242,15 @@ def _report(title: str, seeds: int, results: list[dict[str, Any]]) -> None:
     for entry in results:
         if "diverged" in entry:
             out.print(f"{entry['method']} diverged, {entry['diverged']}", markup=False, soft_wrap=True)
+
+
+def _draw(path: Path, runs: list[Run], methods: list[str]) -> None:
+    if methods:
+        from .plots import curves
+
+        picture = curves({m: [r.results for r in runs if r.method == m and r.results] for m in methods}, task=None)
+        picture.figure.savefig(path, dpi=200)
+        out.print(f"{path}: {picture.alt}", markup=False, soft_wrap=True)
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
