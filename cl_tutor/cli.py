@@ -1,10 +1,12 @@
-"""The command `cl-tutor`: lab opens the course, run compares methods, data fetches data, doctor examines the machine.
+"""The command `cl-tutor`: lab opens the course, run compares methods, methods lists them, data fetches data, doctor
+examines the machine.
 
 Whatever can be known to be wrong is refused before any work is done, in one sentence and with exit code 2.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -19,44 +21,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
+from joblib import Parallel, cpu_count, delayed
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from . import _torchvision
+from . import _torchvision, spec
 from .data import Data, catalogue, default_root, digits, load
-from .learn import Diverged, Learner, Method, train
-from .methods.regularization import EWC
-from .methods.replay import ER
+from .learn import Diverged, Learner, train
 from .nets import MLP, SmallCNN
 from .results import Results
-from .streams import Stream, Task, permuted, rotated, split
+from .streams import Stream, permuted, rotated, split
 
 app = typer.Typer(help=__doc__.split("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 out, err = Console(), Console(stderr=True)
 METRICS = ("acc", "forgetting", "bwt", "fwt")
 
 
-class Options(NamedTuple):
-    lam: float
-    slots: int
-    seed: int
-
-
-METHODS: dict[str, Callable[[Options], list[Method]]] = {
-    "naive": lambda o: [],
-    "ewc": lambda o: [EWC(o.lam, samples=200)],
-    "er": lambda o: [ER(o.slots, seed=o.seed)],
-    "joint": lambda o: [],  # naive, on the cumulative stream
-}
 STREAMS: dict[str, Callable[[Data, int, str, int], Stream]] = {
     "permuted": permuted,
     "rotated": lambda data, tasks, scenario, seed: rotated(data, tasks, scenario),
@@ -77,91 +67,147 @@ def refusals() -> Iterator[None]:
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 
+class Plan(NamedTuple):
+    """What every job of a comparison needs, in whatever process it runs."""
+
+    data: Data
+    stream: str
+    scenario: str
+    tasks: int
+    settings: spec.Settings
+    epochs: int
+    lr: float
+    batch_size: int
+
+    def learner(self, method: str, seed: int) -> Learner:
+        """The run of one method and seed before its first step, or ValueError if it cannot be."""
+        stream = STREAMS[self.stream](self.data, self.tasks, self.scenario, seed)
+        x, units = self.data.train[0], stream.units.shape[1]
+        sizes = (x[0].numel(), 100, 100, units)
+        # colour images whose pixels keep their places go to a SmallCNN
+        picture = self.stream != "permuted" and x.ndim == 4 and x.shape[1] == 3 and x.shape[2] == x.shape[3] >= 16
+        net = (lambda seed: SmallCNN(3, x.shape[2], units, seed=seed)) if picture else partial(MLP, sizes)
+        own, methods = spec.build(method, self.settings, net, sizes, seed)
+        return Learner(
+            own,
+            stream,
+            methods,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimiser=partial(torch.optim.SGD, lr=self.lr),
+            seed=seed,
+        )
+
+
+class Run(NamedTuple):
+    """What came of it: results, or else a sentence about the divergence; and what the methods warned of."""
+
+    method: str
+    seed: int
+    seconds: float  # of the CPU
+    results: Results | None = None
+    diverged: str = ""
+    notes: list[str] = []
+
+
 @app.command()
 def run(
     dataset: Annotated[str, typer.Option(help="See `cl-tutor data`; or folder:PATH.")] = "digits",
     stream: Annotated[str, typer.Option(help=", ".join(STREAMS) + ".")] = "permuted",
     scenario: Annotated[str, typer.Option(help="task, domain or class.")] = "domain",
     tasks: Annotated[int, typer.Option(min=2)] = 5,
-    methods: Annotated[str, typer.Option(help=f"Any of {','.join(METHODS)}, with commas.")] = ",".join(METHODS),
+    methods: Annotated[
+        str, typer.Option(help="With commas, see `cl-tutor methods`; er+lwf+ewc is all three at once.")
+    ] = "naive,ewc,er,joint",
+    settings: Annotated[
+        list[str], typer.Option("--set", help="Change a default, any number of times: --set ewc.lam=10.")
+    ] = [],  # noqa: B006
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data of each task.")] = 10,
-    lr: Annotated[float, typer.Option(help="Learning rate of plain SGD.")] = 0.1,
-    lam: Annotated[float, typer.Option(help="EWC's λ.")] = 30.0,
-    slots: Annotated[int, typer.Option(min=1, help="ER's memory, in samples.")] = 200,
+    lr: Annotated[float, typer.Option(help="Learning rate of plain SGD.")] = 0.2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 32,
+    lam: Annotated[float | None, typer.Option(help="EWC's λ, short for --set ewc.lam.")] = None,
+    slots: Annotated[int | None, typer.Option(help="ER's memory in samples, short for --set er.slots.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs a method: seeds 0 ... N-1.")] = 3,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. All cores, if not given.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write every run to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .svg or .pdf.")] = None,
 ) -> None:
     """Compare methods on one stream: ACC, forgetting, BWT and FWT as mean ± sd over seeds."""
+    start = time.perf_counter()
     experiment: dict[str, Any] = {"dataset": dataset, "stream": stream, "scenario": scenario, "tasks": tasks}
-    experiment |= {"methods": methods, "epochs": epochs, "lr": lr, "lam": lam, "slots": slots, "seeds": seeds}
     with refusals():
-        names = list(dict.fromkeys(name.strip().lower() for name in methods.split(",")))
-        for what, chosen, table in (("method", names, METHODS), ("stream", [stream], STREAMS)):
-            if unknown := [name for name in chosen if name not in table]:
-                raise ValueError(f"There is no {what} {unknown[0]!r}: choose from {', '.join(table)}.")
-        if not 0 < lr < math.inf:
-            raise ValueError(f"--lr must be a positive number, not {lr:g}.")
         _writable(json_path)
         _writable(figure, (".png", ".svg", ".pdf"))
-        for name in names:
-            METHODS[name](Options(lam, slots, 0))
-        data = load(dataset)
-        net = _network(data, STREAMS[stream](data, tasks, scenario, 0), stream)
-        experiment |= {"methods": names, "net": repr(net(0)), "optimiser": "SGD", "batch_size": Learner.batch_size}
-    results: list[dict[str, Any]] = []
-    finished: dict[str, list[Results]] = {}
-    with tqdm(total=len(names) * seeds * tasks, unit="task", leave=False) as bar, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # EWC's warning returns as the sentence of the divergence
-        for name in names:
-            runs: list[tuple[Results, float]] = []
-            entry: dict[str, Any] = {"method": name}
-            for seed in range(seeds):
-                bar.set_description(f"{name}, seed {seed}")
-                own = STREAMS[stream](data, tasks, scenario, seed)
-                learner = Learner(
-                    net(seed),
-                    own.cumulative() if name == "joint" else own,
-                    [*METHODS[name](Options(lam, slots, seed)), Tick(bar)],
-                    epochs=epochs,
-                    optimiser=partial(torch.optim.SGD, lr=lr),
-                    seed=seed,
-                )
-                start = time.perf_counter()
-                try:
-                    runs.append((train(learner), time.perf_counter() - start))
-                except Diverged as e:  # a mean over the seeds that survived would flatter: the row says so instead
-                    entry["diverged"] = f"seed {seed}, task {learner.seen} of {tasks}: {e}"
-                    break
-            entry |= {"seeds": list(range(len(runs)))}
-            entry |= {key: [r.metrics()[key] for r, _ in runs] for key in METRICS}
-            entry |= {"R": [r.R.tolist() for r, _ in runs], "seconds": [s for _, s in runs]}
-            results.append(entry)
-            if "diverged" not in entry:
-                finished[name] = [r for r, _ in runs]
-    _report(f"{data.name}, {stream}, {scenario}-IL, {tasks} tasks, {epochs} epochs each", seeds, results)
+        if stream not in STREAMS:
+            raise ValueError(f"There is no stream {stream!r}: choose from {', '.join(STREAMS)}.")
+        if not 0 < lr < math.inf:
+            raise ValueError(f"--lr must be a positive number, not {lr:g}.")
+        chosen = list(dict.fromkeys("+".join(spec.names(method)) for method in methods.split(",")))
+        wanted = spec.parse(settings)
+        if idle := set(wanted) - {name for method in chosen for name in spec.names(method)}:
+            raise ValueError(f"--set {min(idle)}: it is not among the methods {', '.join(chosen)}.")
+        for name, option, value in (("ewc", "lam", lam), ("er", "slots", slots)):
+            if value is not None:
+                wanted.setdefault(name, {}).setdefault(option, value)
+        plan = Plan(load(dataset), stream, scenario, tasks, wanted, epochs, lr, batch_size)
+        nets = {method: repr(spec.check(plan.learner(method, 0)).net) for method in chosen}
+    experiment |= {"methods": chosen, "set": settings, "epochs": epochs, "lr": lr, "lam": lam, "slots": slots}
+    experiment |= {"batch_size": batch_size, "seeds": seeds, "optimiser": "SGD", "nets": nets}
+    cores = min(jobs or cpu_count(), len(chosen) * seeds)
+    runs = _execute(plan, chosen, seeds, cores)
+    results = [_entry(method, runs) for method in chosen]
+    _report(f"{plan.data.name}, {stream}, {scenario}-IL, {tasks} tasks, {epochs} epochs each", seeds, results)
+    for method, notes in {run.method: run.notes for run in runs[::-1] if run.notes and not run.diverged}.items():
+        out.print(f"{method}: {notes[0]}", markup=False, soft_wrap=True)
+    of_cores = f"{cores} cores" if cores > 1 else "one core"
+    out.print(f"{len(runs)} runs in {time.perf_counter() - start:.0f} s on {of_cores}.", highlight=False)
     with refusals():
         if json_path:
             text = json.dumps({"experiment": experiment, "results": results}, indent=1, allow_nan=False)
             json_path.write_text(text + "\n", encoding="utf-8")
-        if figure and finished:
-            from .plots import curves
-
-            picture = curves(finished, task=None)
-            picture.figure.savefig(figure, dpi=200)
-            out.print(f"{figure}: {picture.alt}", markup=False, soft_wrap=True)
+        if figure:
+            _draw(figure, runs, [entry["method"] for entry in results if "diverged" not in entry])
     if all("diverged" in entry for entry in results):
         raise typer.Exit(1)
 
 
-class Tick(Method):
-    """Moves the progress bar on by a task."""
+def _job(plan: Plan, method: str, seed: int) -> Run:
+    learner = plan.learner(method, seed)
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            results, reason = spec.execute(method, learner), ""
+        except Diverged as e:
+            results, reason = None, str(e)
+    seconds, notes = time.process_time() - start, [str(w.message) for w in caught]
+    if results is None:  # the warning that went before it says more
+        reason = f"seed {seed}, task {learner.seen} of {plan.tasks}: {notes[0] if notes else reason}"
+    return Run(method, seed, seconds, results, reason, notes)
 
-    def __init__(self, bar: tqdm):
-        self.bar = bar
 
-    def after_task(self, learner: Learner, task: Task) -> None:
-        self.bar.update()
+def _execute(plan: Plan, methods: list[str], seeds: int, cores: int) -> list[Run]:
+    """Every (method, seed) in a process of its own, as cores become free; on one core, one after another in this one."""
+    work = (delayed(_job)(plan, method, seed) for method in methods for seed in range(seeds))
+    runs = []
+    with tqdm(total=len(methods) * seeds, unit="run", leave=False) as bar:
+        for done in Parallel(n_jobs=cores, return_as="generator_unordered")(work):
+            runs.append(done)
+            bar.set_description(f"{done.method}, seed {done.seed}", refresh=False)
+            bar.update()
+    return sorted(runs, key=lambda r: (methods.index(r.method), r.seed))
+
+
+def _entry(method: str, runs: list[Run]) -> dict[str, Any]:
+    """A method in the JSON: a list entry for every seed that came to its end, and what became of the first that did not."""
+    own = [r for r in runs if r.method == method]
+    done = [(r, r.results) for r in own if r.results]
+    entry: dict[str, Any] = {"method": method, "seeds": [r.seed for r, _ in done]}
+    entry |= {key: [results.metrics()[key] for _, results in done] for key in METRICS}
+    entry |= {"R": [results.R.tolist() for _, results in done], "seconds": [r.seconds for r, _ in done]}
+    reasons = [r.diverged for r in own if r.diverged]
+    return entry | ({"diverged": reasons[0]} if reasons else {})
 
 
 def _writable(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
@@ -173,14 +219,6 @@ def _writable(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
         raise OSError(f"{path} cannot be written: name a file in a folder that exists and is yours to write in.")
 
 
-def _network(data: Data, stream: Stream, kind: str) -> Callable[[int], torch.nn.Module]:
-    """Colour images whose pixels keep their places go to a SmallCNN, everything else to one hidden layer of 200."""
-    x, units = data.train[0], stream.units.shape[1]
-    if kind != "permuted" and x.ndim == 4 and x.shape[1] == 3 and x.shape[2] == x.shape[3] >= 16:
-        return lambda seed: SmallCNN(3, x.shape[2], units, seed=seed)
-    return lambda seed: MLP((x[0].numel(), 200, units), seed=seed)
-
-
 def _report(title: str, seeds: int, results: list[dict[str, Any]]) -> None:
     over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     table = Table(
@@ -188,12 +226,13 @@ def _report(title: str, seeds: int, results: list[dict[str, Any]]) -> None:
         title=title,
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        caption=f"{over}. High ACC and low forgetting are good. s: seconds a run",
+        padding=(0, 1, 0, 0),
+        caption=f"{over}. High ACC and low forgetting are good. s: CPU seconds a run",
     )
     for heading in ("ACC", "forgetting", "BWT", "FWT", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for entry in results:
-        if "diverged" in entry:
+        if "diverged" in entry:  # a mean over the seeds that survived would flatter
             table.add_row(entry["method"], "diverged")
             continue
         spread = lambda v: f" ± {np.std(v, ddof=1):.3f}" if len(v) > 1 else ""
@@ -203,6 +242,44 @@ def _report(title: str, seeds: int, results: list[dict[str, Any]]) -> None:
     for entry in results:
         if "diverged" in entry:
             out.print(f"{entry['method']} diverged, {entry['diverged']}", markup=False, soft_wrap=True)
+
+
+def _draw(path: Path, runs: list[Run], methods: list[str]) -> None:
+    if methods:
+        from .plots import curves
+
+        picture = curves({m: [r.results for r in runs if r.method == m and r.results] for m in methods}, task=None)
+        picture.figure.savefig(path, dpi=200)
+        out.print(f"{path}: {picture.alt}", markup=False, soft_wrap=True)
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Tell all about this one; none: list them all.")] = None,
+) -> None:
+    """List the methods that `cl-tutor run` knows, or tell all about one: `cl-tutor methods ewc`."""
+    if name is None:
+        table = Table("method", "idea or equation", "suits", "memory", box=box.SIMPLE_HEAD, pad_edge=False)
+        for family, group in groupby(spec.METHODS.items(), lambda item: item[1].family):
+            table.add_section()
+            table.add_row(f"[bold]{family}[/]")
+            for method, _ in group:
+                table.add_row(method, *map(escape, spec.describe(method)))
+        out.print(table)
+        out.print("Options, and the whole story: `cl-tutor methods NAME`. P: the number of parameters.")
+        return
+    with refusals():
+        recipe, options = spec.known(name), spec.options(name)
+    out.print(inspect.getdoc(recipe.make), markup=False, highlight=False, soft_wrap=True)
+    defaults = {
+        option: p.default.__name__.lower() if isinstance(p.default, type) else p.default
+        for option, p in options.items()
+    }
+    for option, value in defaults.items():
+        out.print(f"--set {name}.{option}={str(value).lower()}", markup=False, highlight=False)
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import pkgutil
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,14 +21,20 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from cl_tutor import cli
+import cl_tutor.methods
+from cl_tutor import cli, spec
 from cl_tutor.data import digits
-from cl_tutor.learn import Learner, train
+from cl_tutor.learn import Learner, Method, train
+from cl_tutor.methods.memory import ClassBalanced, Herding
+from cl_tutor.methods.regularization import EWC, LwF
+from cl_tutor.methods.replay import ER
 from cl_tutor.nets import MLP
 from cl_tutor.results import Results
 from cl_tutor.streams import permuted
 
-QUICK = ["run", "--tasks", "2", "--epochs", "1", "--seeds", "2"]
+QUICK = ["run", "--tasks", "2", "--epochs", "1", "--seeds", "2", "--jobs", "1"]
+
+CLASS_IL = ["--stream", "split", "--scenario", "class"]
 
 
 @pytest.fixture
@@ -39,6 +47,12 @@ def call(monkeypatch):
         return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, [str(a) for a in args])
 
     return call
+
+
+def learner(stream, methods=(), lr=0.2, seed=0, **options):
+    """What `cl-tutor run` trains unless told otherwise, by hand."""
+    sgd = partial(torch.optim.SGD, lr=lr)
+    return Learner(MLP(seed=seed), stream, methods, batch_size=32, optimiser=sgd, seed=seed, **options)
 
 
 def one_sentence(result) -> str:
@@ -58,7 +72,7 @@ def test_the_json_has_the_agreed_form_and_the_numbers_of_its_own_matrices(call, 
     stored = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert set(stored) == {"experiment", "results"}
     asked = {"dataset": "digits", "stream": "permuted", "scenario": "domain", "tasks": 2, "epochs": 1}
-    asked |= {"methods": ["naive", "er", "ewc", "joint"], "lr": 0.1, "lam": 7.0, "slots": 50, "seeds": 2}
+    asked |= {"methods": ["naive", "er", "ewc", "joint"], "lr": 0.2, "lam": 7.0, "slots": 50, "seeds": 2}
     assert asked.items() <= stored["experiment"].items()
     assert [entry["method"] for entry in stored["results"]] == asked["methods"]
     for entry in stored["results"]:
@@ -78,7 +92,7 @@ def test_a_run_is_the_packages_own_run_and_joint_is_the_cumulative_stream(call, 
     call(*QUICK, "--methods", "joint,naive", "--lr", "0.05", "--json", tmp_path / "r.json")
     joint, naive = json.loads((tmp_path / "r.json").read_text())["results"]
     for entry, stream in ((naive, permuted(digits(), 2, seed=1)), (joint, permuted(digits(), 2, seed=1).cumulative())):
-        by_hand = Learner(MLP((64, 200, 10), seed=1), stream, optimiser=partial(torch.optim.SGD, lr=0.05), seed=1)
+        by_hand = learner(stream, lr=0.05, seed=1)
         assert np.array_equal(train(by_hand).R, entry["R"][1])  # bit for bit, progress bar and all
 
 
@@ -103,8 +117,31 @@ def test_every_stream_runs(call, stream, scenario):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--methods", "naive,foo"], "no method 'foo': choose from naive, ewc, er, joint"),
+        (["--methods", "naive,foo"], "no method 'foo': choose from naive, joint, experts, l2, ewc, "),
         (["--methods", ""], "no method ''"),
+        (["--methods", "er+"], "no method ''"),
+        (["--methods", "er+ewc+er"], "'er+ewc+er' names a method twice"),
+        (["--methods", "er+joint"], "joint is what methods are compared with, and stands alone"),
+        (["--methods", "er,packnet"], "PackNet must be told at test time which task a sample is from"),
+        (["--methods", "packnet+er", "--scenario", "task"], "PackNet must be the last of the methods"),
+        (["--methods", "progressive+supsup", "--scenario", "task"], "names 2 networks"),
+        (["--methods", "progressive+er", "--scenario", "task"], "so that ER has nothing to guard"),
+        ([*CLASS_IL, "--methods", "icarl+bias-correction"], "NearestMean and BiasCorrection would both answer"),
+        (["--methods", "bias-correction"], "it needs Class-IL"),
+        ([*CLASS_IL, "--methods", "oml"], "Walks over 5 classes need as many"),
+        (["--set", "ewc"], "--set ewc: write method.option=value, such as ewc.lam=10"),
+        (["--set", "foo.lam=1"], "no method 'foo'"),
+        (["--set", "gem.margin=1"], "--set gem: it is not among the methods naive, ewc, er, joint"),
+        (["--set", "er.slot=3"], "--set er.slot=3: the options of er are slots, size, alpha, memory."),
+        (["--set", "er.seed=3"], "the options of er are slots, size, alpha, memory."),
+        (["--set", "naive.lam=3"], "the options of naive are none"),
+        (["--set", "er.slots=2.5"], "slots is a whole number, not '2.5'"),
+        (["--set", "er.memory=all"], "memory is reservoir or classbalanced or herding, not 'all'"),
+        (["--set", "ewc.lam=ten"], "lam is a number, not 'ten'"),
+        (["--set", "ewc.lam=nan"], "lam must be a finite number of 0 or more, not nan"),
+        (["--set", "ewc.decay=lots"], "decay is none or a number, not 'lots'"),
+        (["--set", "ewc.proximal=maybe"], "proximal is true or false, not 'maybe'"),
+        (["--set", "ewc.labels=mine"], "labels must be 'exact', 'sample' or 'empirical'"),
         (["--stream", "shuffled"], "no stream 'shuffled': choose from permuted"),
         (["--scenario", "online"], "no scenario 'online'"),
         (["--stream", "split", "--scenario", "class", "--tasks", "3"], "10 classes cannot be split into 3 equal tasks"),
@@ -114,7 +151,9 @@ def test_every_stream_runs(call, stream, scenario):
         (["--seeds", "0"], "--seeds"),
         (["--tasks", "1"], "--tasks"),
         (["--epochs", "0"], "--epochs"),
-        (["--slots", "0"], "--slots"),
+        (["--slots", "0"], "A memory needs 1 slot or more, not 0"),
+        (["--jobs", "0"], "--jobs"),
+        (["--batch-size", "0"], "--batch-size"),
         (["--lr", "0"], "--lr must be a positive number, not 0"),
         (["--lr", "nan"], "--lr must be a positive number, not nan"),
         (["--lam", "-1"], "lam must be a finite number of 0 or more, not -1"),
@@ -124,11 +163,115 @@ def test_every_stream_runs(call, stream, scenario):
     ],
 )
 def test_refused_in_one_sentence_before_any_work(call, monkeypatch, tmp_path, args, message):
-    monkeypatch.setattr(cli, "train", lambda learner: pytest.fail("work was done"))
+    monkeypatch.setattr(spec, "train", lambda learner: pytest.fail("work was done"))
     monkeypatch.setenv("CL_TUTOR_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert message in one_sentence(call("run", *args))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_typed_is_what_runs(call, tmp_path):
+    """A list of methods, with options, equals the same list by hand: bit for bit."""
+    flags = ["--set", "ewc.lam=3", "--set", "er.slots=50", "--set", "er.memory=herding", "--set", "ewc.labels=sample"]
+    call(*QUICK, "--methods", "ER + lwf+ewc", *flags, "--json", tmp_path / "r.json")
+    (entry,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    methods = [ER(50, seed=1, memory=Herding), LwF(), EWC(3.0, samples=200, labels="sample", seed=1)]
+    assert entry["method"] == "er+lwf+ewc"
+    assert entry["R"][1] == train(learner(permuted(digits(), 2, seed=1), methods, seed=1)).R.tolist()
+
+
+def test_options_become_values_of_their_types():
+    typed = [
+        "ewc.decay=none",
+        "online-ewc.decay=0",
+        "ewc.proximal=TRUE",
+        " er.memory = ClassBalanced ",
+        "gem.margin=1e-1",
+    ]
+    assert spec.parse(typed) == {
+        "ewc": {"decay": None, "proximal": True},
+        "online-ewc": {"decay": 0.0},
+        "er": {"memory": ClassBalanced},
+        "gem": {"margin": 0.1},
+    }
+    assert spec.names("er+der+++EWC+der") == ["er", "der++", "ewc", "der"]  # the ++ belongs to the name
+
+
+QUICKER = {"samples": 20, "k": 2, "slots": 50, "size": 16}
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+def test_every_method_runs_by_its_name_where_it_fits(call, tmp_path, name):
+    """In the first scenario whose checks it passes; and it is not naive training in disguise."""
+    options = [f"--set={name}.{k}={v}" for k, v in QUICKER.items() if k in spec.options(name)]
+    for scenario in (["--scenario", "domain"], ["--scenario", "task"], CLASS_IL):
+        more = [*scenario, "--seeds", 1, "--methods", f"{name},naive", *options, "--json", tmp_path / "r.json"]
+        if (result := call(*QUICK, *more)).exit_code == 0:
+            break
+    assert result.exit_code == 0, result.output
+    own, *naive = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert own["seeds"] == [0] and own["seconds"][0] > 0, result.output
+    assert name == "naive" or own["R"] != naive[0]["R"]
+
+
+def test_every_class_of_methods_has_a_name():
+    """What the table builds is every final class in `cl_tutor.methods`."""
+    for module in pkgutil.iter_modules(cl_tutor.methods.__path__):
+        importlib.import_module(f"cl_tutor.methods.{module.name}")
+    built = set()
+    for name in spec.METHODS:
+        net, methods = spec.build(name, {}, partial(MLP, (64, 20, 10)), (64, 20, 10), 0)
+        built |= {type(m) for m in [*methods, *([net] if isinstance(net, Method) else [])]}
+    below = lambda cls: [leaf for child in cls.__subclasses__() for leaf in below(child)] or [cls]
+    assert built == {cls for cls in below(Method) if cls.__module__.startswith("cl_tutor.methods.")}
+
+
+def test_experts_are_networks_that_met_one_task(call, tmp_path):
+    assert call(*QUICK, "--methods", "experts", "--json", tmp_path / "r.json").exit_code == 0
+    (entry,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    for seed in (0, 1):
+        stream, R = permuted(digits(), 2, seed=seed), np.array(entry["R"][seed])
+        second = train(learner(replace(stream, tasks=stream.tasks[1:], task_known=True), seed=seed))
+        assert R[1, 1] == second.R[0, 0] and R[0, 1] == second.b[0]  # before its expert is trained, there is none
+        assert R[0, 0] == R[1, 0] and entry["forgetting"][seed] == 0
+
+
+def test_the_results_do_not_depend_on_the_number_of_processes(call, tmp_path):
+    def results(jobs):
+        flags = ["--methods", "er,ewc,a-gem+si", "--set", "ewc.lam=1e6", "--json", tmp_path / "r.json"]
+        result = call(*QUICK, *flags, "--jobs", jobs)
+        assert re.search(rf"6 runs in \d+ s on {'one core' if jobs == 1 else '2 cores'}\.", result.output)
+        return [
+            {k: v for k, v in e.items() if k != "seconds"}
+            for e in json.loads((tmp_path / "r.json").read_text())["results"]
+        ]
+
+    serial = results(1)
+    assert "diverged" in serial[1] and len(serial[2]["R"]) == 2
+    assert results(2) == serial  # bit for bit, and in the same order
+
+
+def test_the_bar_moves_with_every_finished_run_and_one_core_needs_no_process(call, monkeypatch):
+    seen = []
+
+    class Bar(cli.tqdm):
+        def update(self, n=1):
+            seen.append((self.total, n, len(trained)))
+
+    real, trained = spec.train, []
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    monkeypatch.setattr(spec, "train", lambda learner: trained.append(learner) or real(learner))  # in this process
+    assert call(*QUICK, "--methods", "naive,er").exit_code == 0
+    assert seen == [(4, 1, 1), (4, 1, 2), (4, 1, 3), (4, 1, 4)]
+
+
+def test_a_warning_is_told_once_beside_the_table(call):
+    """Of two seeds that both warn."""
+    flags = ["--scenario", "task", "--methods", "packnet", "--set", "packnet.keep=1", "--set", "packnet.retrain=0"]
+    result = call(*QUICK, *flags, "--tasks", 8)
+    assert result.exit_code == 0 and result.output.count("PackNet begins") == 1
+    said = r"^packnet: PackNet begins task \d with \d\.\d% of the weights free: .* Take keep < 1 or a wider network\.$"
+    assert re.search(said, result.output, re.M)
 
 
 def test_a_divergence_is_a_row_that_says_so_and_the_others_still_run(call, tmp_path):
@@ -155,7 +298,7 @@ def test_colour_folders_meet_the_convolutional_network(call, tmp_path):
     flags = ["--dataset", f"folder:{tmp_path / 'x'}", "--methods", "naive", "--json", tmp_path / "r.json"]
     for stream, net in (("split", "SmallCNN"), ("permuted", "MLP")):
         assert call(*QUICK, *flags, "--stream", stream).exit_code == 0
-        assert json.loads((tmp_path / "r.json").read_text())["experiment"]["net"].startswith(net)
+        assert json.loads((tmp_path / "r.json").read_text())["experiment"]["nets"]["naive"].startswith(net)
 
 
 def test_the_figure_is_drawn_and_described(call, tmp_path):
@@ -165,6 +308,39 @@ def test_the_figure_is_drawn_and_described(call, tmp_path):
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 500 and len(np.unique(np.asarray(image.convert("L")))) > 10
     assert re.search(r"curves\.png: .*naive from 0\.\d+", result.output)
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_methods_is_read_off_their_docstrings(call):
+    listed = call("methods").output
+    for name, recipe in spec.METHODS.items():
+        assert re.search(rf"^ {re.escape(name)} +\S", listed, re.M) and recipe.family in listed, name
+        row, text = spec.describe(name), " ".join((recipe.make.__doc__ or "").split())
+        for cell in row:
+            assert cell and cell in text and cell.endswith((".", ".)")), (name, row)
+        assert re.search(r"\d{4}|[=½]|L\(θ", row.idea), (name, row.idea)  # a source, or an equation
+        assert re.search("-IL|scenario", row.suits), (name, row.suits)
+    assert spec.describe("ewc").idea.startswith("L(θ) + λ Σ_k ½ Σ_i F_k,i") and "eq. 3" in spec.describe("ewc").idea
+    assert "DER++" in spec.describe("der++").idea and "Online EWC" in spec.describe("online-ewc").idea
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+def test_a_method_tells_its_options_as_they_can_be_typed(call, name):
+    """Each printed line is accepted by --set, and says the value that runs without it."""
+    result = call("methods", name)
+    assert result.exit_code == 0 and spec.describe(name).idea.split()[0] in result.output
+    lines = re.findall(r"^--set (.*)$", result.output, re.M)
+    assert len(lines) == len(spec.options(name))
+    said = spec.parse(lines).get(name, {})
+    assert said == {option: p.default for option, p in spec.options(name).items()}
+    build = lambda settings: repr(spec.build(name, settings, partial(MLP, (64, 20, 10)), (64, 20, 10), 0))
+    assert build({name: said}) == build({})
+
+
+def test_an_unknown_method_has_no_story(call):
+    assert "no method 'foo'" in one_sentence(call("methods", "foo"))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ class NearestMean(Method):
 
     φ is features(x), scaled to length 1, as is μ_c. The rows are those of ER or DER beside it in the list, and the
     means are taken anew at every answer, since features move. `[ER(200, alpha=0.0), NearestMean()]` keeps rows and
-    trains on none. A class of which nothing is kept is never the answer. Suits Class-IL; keeps nothing itself, needs
-    those rows at test time.
+    trains on none. A class of which nothing is kept is never the answer. Suits Class-IL. Keeps nothing itself, but
+    needs those rows at test time.
     """
 
     def check(self, learner: Learner) -> None:
@@ -51,7 +51,8 @@ def icarl(slots: int = 200, alpha: float = 1.0, T: float = 2.0, seed: int = 0) -
     """iCaRL is three ideas in a list: herded replay, distillation, and the nearest mean (Rebuffi et al. 2017).
 
     The paper trains sigmoid outputs on new and kept rows together; here each is the course's own part: softmax
-    cross-entropy, and LwF, with its own alpha and T, on the inputs of the new task.
+    cross-entropy, and LwF, with its own alpha and T, on the inputs of the new task. Suits Class-IL. Keeps raw samples,
+    and needs them at test time: slots × (input + 2) numbers; and a copy of the network.
 
     >>> icarl(200)  # doctest: +ELLIPSIS
     [ER(slots=200, ..., memory=Herding), LwF(alpha=1.0, T=2.0), NearestMean()]

@@ -171,7 +171,8 @@ class Quadratic(Anchored):
 class L2(Quadratic):
     """λ ½ ‖θ − θ*‖²: every weight matters alike. The control of Kirkpatrick et al. (2017, fig. 2), not a straw man.
 
-    What a method with an Ω of its own must beat. Every scenario; nothing at test time. Memory: as `Quadratic`.
+    What a method with an Ω of its own must beat. Every scenario; nothing at test time. Memory: 2P floats a
+    task, with `decay` 2P in all.
     """
 
     def importance(self, learner: Learner, task: Task) -> Params:

@@ -1,0 +1,80 @@
+"""What the loop and the projections cost, in CPU time on this machine. Not part of the tests: time is no identity.
+
+pytest -o addopts= -s tests/bench
+"""
+
+import statistics
+import time
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cl_tutor.data import digits
+from cl_tutor.learn import Learner, fit
+from cl_tutor.methods.projection import AGEM, GEM
+from cl_tutor.nets import MLP
+from cl_tutor.streams import permuted
+
+SGD = partial(torch.optim.SGD, lr=0.05)
+
+
+def learner(tasks=1, methods=(), sizes=(64, 100, 100, 10)):
+    return Learner(MLP(sizes), permuted(digits(), tasks), methods, batch_size=32, optimiser=SGD, device="cpu")
+
+
+def by_hand(net, task, seed=0):
+    """The loop that one writes without a package, on the same floats."""
+    opt, rng = SGD(net.parameters()), torch.Generator().manual_seed(seed)
+    x, y, _ = task.train
+    net.train()
+    for k in torch.randperm(len(x), generator=rng).split(32):
+        loss = F.cross_entropy(net(task.view(x[k]).float() / 255), y[k])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+
+
+def cpu_seconds(work) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def test_naive_costs_at_most_1_15_times_a_loop_by_hand():
+    """On digits, where the network costs least and so the loop weighs most. The median of paired ratios."""
+    torch.set_num_threads(1)
+    ours, net = learner(), MLP()
+    ours.seen = 1
+    (task,) = ours.stream.tasks
+    by_hand(net, task), fit(ours, task)  # warm up, from the same weights in the same order
+    for p, q in zip(net.parameters(), ours.net.parameters(), strict=True):
+        assert torch.equal(p, q)
+    ratios = [cpu_seconds(lambda: fit(ours, task)) / cpu_seconds(lambda: by_hand(net, task)) for _ in range(40)]
+    print(f"\nnaive / by hand: {statistics.median(ratios):.3f} (quartiles {statistics.quantiles(ratios, n=4)})")
+    assert statistics.median(ratios) <= 1.15
+
+
+@pytest.mark.parametrize("sizes", [(64, 100, 100, 10), (64, 400, 400, 10)])
+@pytest.mark.parametrize("past", [4, 19])
+def test_a_gem_is_not_a_thousand_times_cheaper_than_gem(past, sizes):
+    """An epoch behind `past` old tasks, in multiples of naive. Its authors measured 7 and 12 (Chaudhry et al. 2019a)."""
+    torch.set_num_threads(1)
+
+    def epoch(methods):
+        one = learner(past + 1, methods, sizes)
+        for task in one.stream.tasks[:past]:
+            one.seen += 1
+            for m in one.methods:
+                m.after_task(one, task)
+        one.seen += 1
+        last = one.stream.tasks[past]
+        fit(one, last)
+        return statistics.median(cpu_seconds(lambda: fit(one, last)) for _ in range(3))
+
+    naive, agem, gem = epoch([]), epoch([AGEM(50 * past, size=64)]), epoch([GEM(50)])
+    print(f"\n{sizes}, {past} old tasks: A-GEM {agem / naive:.1f}, GEM {gem / naive:.1f} times naive; {gem / agem:.1f}")
+    assert 1 < agem / naive < gem / naive and gem / agem < 1000
