@@ -1,4 +1,4 @@
-"""Make the notebooks ready to commit: `python -m cl_tutor.refresh [notebooks]` runs them in place and cleans them.
+"""Make the notebooks ready to commit: `python tests/refresh.py [notebooks]` runs them in place and cleans them.
 
 Two halves: `RULES`, what a committed notebook must be, as pure functions from a notebook to its faults (the tests use
 the same ones), and `execute` and `clean`, which make it so. A maintainer's tool: no lesson imports it.
