@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -265,13 +266,13 @@ def test_the_bar_moves_with_every_finished_run_and_one_core_needs_no_process(cal
     assert seen == [(4, 1, 1), (4, 1, 2), (4, 1, 3), (4, 1, 4)]
 
 
-def test_a_warning_is_told_once_beside_the_table(call):
-    """Of two seeds that both warn."""
-    flags = ["--scenario", "task", "--methods", "packnet", "--set", "packnet.keep=1", "--set", "packnet.retrain=0"]
-    result = call(*QUICK, *flags, "--tasks", 8)
-    assert result.exit_code == 0 and result.output.count("PackNet begins") == 1
-    said = r"^packnet: PackNet begins task \d with \d\.\d% of the weights free: .* Take keep < 1 or a wider network\.$"
-    assert re.search(said, result.output, re.M)
+def test_a_warning_is_told_once_a_method_beside_the_table(call, monkeypatch):
+    real = spec.train
+    warn = partial(warnings.warn, "Capacity runs out.", stacklevel=2)
+    monkeypatch.setattr(spec, "train", lambda learner: warn() or real(learner))
+    result = call(*QUICK, "--methods", "naive,er")
+    assert result.exit_code == 0 and result.output.count("Capacity runs out.") == 2  # of four runs
+    assert re.search(r"^naive: Capacity runs out\.$", result.output, re.M)
 
 
 def test_a_divergence_is_a_row_that_says_so_and_the_others_still_run(call, tmp_path):

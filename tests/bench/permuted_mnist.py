@@ -4,8 +4,9 @@
     CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py --tune    # prints the grid on seed 100 and held-out data
 
 5 tasks of the same 10,000 training images, drawn by the seed; the first 2,000 test images; one pass, batch 128, MLP
-784-256-256-10, SGD 0.02 with momentum 0.9 (MER: without, it must). Results are written as they come, and a second
-run goes on where the first was stopped.
+784-256-256-10 (its last layer has 50 units in Task-IL), SGD 0.02 with momentum 0.9. MER, whose steps momentum would
+carry over, takes plain SGD 0.2, which goes as far in the long run. CPU seconds are those of a whole run, 30 evaluations
+included. Results are written as they come, and a second run goes on where the first was stopped.
 """
 
 import json
@@ -52,7 +53,7 @@ def one(data: Data, scenario: str, method: str, settings: list[str], seed: int, 
     stream = permuted(subset(data, seed, held_out), 5, scenario, seed)
     sizes = (784, 256, 256, stream.units.shape[1])
     net, methods = spec.build(method, spec.parse(settings), partial(MLP, sizes), sizes, seed)
-    sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.0 if method == "mer" else 0.9)
+    sgd = partial(torch.optim.SGD, **({"lr": 0.2} if method == "mer" else {"lr": 0.02, "momentum": 0.9}))
     learner = Learner(net, stream, methods, batch_size=128, optimiser=sgd, seed=seed, device="cpu")
     start = time.process_time()
     try:
