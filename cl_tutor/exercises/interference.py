@@ -83,7 +83,7 @@ q1 = Exercise(
     hints=(
         "A step on task 2 moves every weight by −η times its own slope. How much does the old loss change for each "
         "unit by which that weight moves? Add up over all weights, biases included.",
-        r"$\Delta L_1 \approx g_1 \cdot \Delta\theta$ with $\Delta\theta = -\eta\, g_2$, which is equation (1.2). The dot "
+        r"$\Delta L_1 \approx g_1 \cdot \Delta\theta$ with $\Delta\theta = -\eta\, g_2$, which is (1.2). The dot "
         "product runs over every entry of every tensor.",
         """
         ```python

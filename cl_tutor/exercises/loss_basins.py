@@ -124,7 +124,7 @@ q2 = Exercise(
         ),
     },
     hints=(
-        "Walk from a to b: that direction, made one long, is the first axis. Of the way from a to c, keep only what the "
+        "From a to b: that direction, made one long, is the first axis. Of the way from a to c, keep only what the "
         "first axis does not explain, and make that one long too.",
         r"$u = \frac{b-a}{\lVert b-a\rVert}$, $w = c-a$, $\tilde v = w - (u\cdot w)\,u$, "
         r"$v = \tilde v/\lVert\tilde v\rVert$; the coordinates of $c$ are $(u\cdot w,\; v\cdot w)$.",

@@ -1,6 +1,6 @@
 """Permuted MNIST, every method that fits: ACC, forgetting and CPU seconds as mean ± sd over 3 seeds.
 
-    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py           # FOLDER holds MNIST/raw; writes permuted_mnist.json
+    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py  # FOLDER holds MNIST/raw; writes permuted_mnist.json
     CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py --tune    # prints the grid on seed 100 and held-out data
 
 5 tasks of the same 10,000 training images, drawn by the seed; the first 2,000 test images; one pass, batch 128, MLP

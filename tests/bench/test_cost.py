@@ -61,7 +61,7 @@ def test_naive_costs_at_most_1_15_times_a_loop_by_hand():
 @pytest.mark.parametrize("sizes", [(64, 100, 100, 10), (64, 400, 400, 10)])
 @pytest.mark.parametrize("past", [4, 19])
 def test_a_gem_is_not_a_thousand_times_cheaper_than_gem(past, sizes):
-    """An epoch behind `past` old tasks, in multiples of naive. Its authors measured 7 and 12 (Chaudhry et al. 2019a)."""
+    """An epoch behind `past` old tasks, as multiples of naive. The authors have 7 and 12 (Chaudhry et al. 2019a)."""
     torch.set_num_threads(1)
 
     def epoch(methods):
