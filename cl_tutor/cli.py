@@ -200,7 +200,7 @@ def _execute(plan: Plan, methods: list[str], seeds: int, cores: int) -> list[Run
 
 
 def _entry(method: str, runs: list[Run]) -> dict[str, Any]:
-    """A method in the JSON: a list entry for every seed that came to its end, and how the first of the others failed."""
+    """A method in the JSON: an entry for every seed that came to its end, and how the first of the others failed."""
     own = [r for r in runs if r.method == method]
     done = [(r, r.results) for r in own if r.results]
     entry: dict[str, Any] = {"method": method, "seeds": [r.seed for r, _ in done]}

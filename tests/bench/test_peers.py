@@ -1,6 +1,6 @@
 """Side by side with independent implementations, where they are installed: same data, same network, same seed.
 
-    pip install -c constraints.txt pytest torch torchvision avalanche-lib==0.6.0 curvlinops-for-pytorch nngeometry \
+    pip install -c constraints.txt pytest torch torchvision avalanche-lib==0.6.0 curvlinops-for-pytorch nngeometry \\
         quadprog
     pytest -o addopts= -s tests/bench
 
@@ -201,7 +201,7 @@ def test_the_same_run_to_the_last_weight(avalanche, name, theirs_options, our_me
 
 
 def test_their_fisher_is_the_square_of_a_mean(avalanche):
-    """Why its EWC wants so large a λ: its importances are squared means over batches of B, a small part of the Fisher."""
+    """Why its EWC wants so large a λ: it squares means over batches of B, a small part of the Fisher."""
     stream = ordered(1280, tasks=1)
     net, _, _, strategy = avalanche("EWC", stream, 32, epochs=5, ewc_lambda=1.0)
     importances = next(p for p in strategy.plugins if type(p).__name__ == "EWCPlugin").importances[0]
