@@ -1,4 +1,4 @@
-"""The whole framework in one file: Method (an idea), Learner (the state), fit and train (the loop).
+"""The whole framework in one file: Method (an idea), Learner (the state), fit, meet and train (the loop).
 
 Continual learning is one sum and two edits. For each batch B of task i
 
@@ -121,6 +121,15 @@ class Learner:
         """The cross-entropy of a batch, at θ or at other parameters."""
         return F.cross_entropy(self.mask(self.logits(batch.x, batch.t, params), batch.t), batch.y)
 
+    @torch.no_grad()
+    def frozen(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
+        """What a teacher says: the logits at kept parameters, in eval mode, without a graph."""
+        training = self.net.training
+        self.net.eval()
+        z = self.logits(x, t, params)
+        self.net.train(training)
+        return z
+
     def scores(self, x: Tensor, t: Tensor) -> Tensor:
         """What the learner answers with: the rule of the first method that has one, else the logits."""
         rules = (m.predict(self, x, t) for m in self.methods)
@@ -164,20 +173,25 @@ def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
     return losses
 
 
-def train(learner: Learner) -> Results:
-    """Meet the tasks one by one; after each, measure the accuracy on all of them."""
-    tasks = learner.stream.tasks
+def meet(learner: Learner, task: Task) -> None:
+    """Train on the next task, then measure the accuracy on all of them: a row of R."""
+    everything = learner.stream.tasks
     with threads(learner.threads):
         if not learner.seen:
-            learner.baseline = [learner.accuracy(task) for task in tasks]
-        for task in tqdm(tasks[learner.seen :], desc="tasks", disable=not learner.progress):
-            learner.seen += 1
-            for m in learner.methods:
-                m.before_task(learner, task)
-            learner.losses.append(fit(learner, task))
-            for m in learner.methods:
-                m.after_task(learner, task)
-            learner.rows.append([learner.accuracy(other) for other in tasks])
+            learner.baseline = [learner.accuracy(other) for other in everything]
+        learner.seen += 1
+        for m in learner.methods:
+            m.before_task(learner, task)
+        learner.losses.append(fit(learner, task))
+        for m in learner.methods:
+            m.after_task(learner, task)
+        learner.rows.append([learner.accuracy(other) for other in everything])
+
+
+def train(learner: Learner) -> Results:
+    """Meet the tasks one by one, from the first that the learner has not met."""
+    for task in tqdm(learner.stream.tasks[learner.seen :], desc="tasks", disable=not learner.progress):
+        meet(learner, task)
     return Results(np.array(learner.rows), np.array(learner.baseline), learner.losses)
 
 

@@ -170,18 +170,22 @@ def sequence(*datas: Data, scenario: str = "task") -> Stream:
 
 
 def toy(angles: Sequence[float] = (0.0, 100.0), samples: int = 200, spread: float = 1.0, seed: int = 0) -> Stream:
-    """Two blobs a task in the plane, on an axis at the given angle in degrees: small enough to draw every weight.
+    """Two clouds a task in the plane, on an axis at the given angle in degrees: small enough to draw every weight.
 
-    With `spread` 1 the blobs overlap, so that the best weights are finite and each task has one basin.
+    Each cloud is an ellipse, twice as long as wide and turned by 45° against the task's axis, so that the basins of a
+    `TwoWeights` are tilted ellipses too. With `spread` 1 the clouds overlap: the best weights are finite.
     """
     rng = torch.Generator().manual_seed(seed)
 
+    def turn(degrees: float) -> Tensor:
+        a = math.radians(degrees)
+        return torch.tensor([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])  # rows: x @ turn
+
     def sample(angle: float) -> tuple[Tensor, Tensor]:
         y = torch.arange(samples) % 2
-        axis = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
-        stretch = torch.tensor([1.0, 0.35])  # unequal spread: the basins are ellipses, at an angle to the weights
-        x = (2.0 * y[:, None] - 1) * axis + spread * stretch * torch.randn(samples, 2, generator=rng)
-        return x, y
+        noise = torch.randn(samples, 2, generator=rng) * torch.tensor([1.2, 0.6]) @ turn(45)
+        x = (2.0 * y[:, None] - 1) * torch.tensor([1.0, 0.0]) + spread * noise
+        return x @ turn(angle), y
 
     return assemble([Data(sample(a), sample(a), 2, f"toy {a:g}°") for a in angles], "domain")
 

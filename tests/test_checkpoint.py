@@ -6,6 +6,7 @@ import os
 import pkgutil
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 import cl_tutor.methods
 from cl_tutor.data import digits
-from cl_tutor.learn import Learner, Method, fit, train
+from cl_tutor.learn import Learner, Method, meet, train
 from cl_tutor.methods.architectures import PackNet, Progressive, SupSup
 from cl_tutor.methods.memory import Reservoir
 from cl_tutor.methods.regularization import EWC, Well
@@ -31,19 +32,11 @@ def learner(net=None, methods=(), stream=None, **options):
     return Learner(net or MLP((64, 20, 10)), stream, methods, optimiser=MOMENTUM, **{"batch_size": 32, **options})
 
 
-def meet(learner, tasks):
-    """`train`, but only up to so many tasks."""
-    every = learner.stream.tasks
+def after(tasks, learner):
+    """The learner once it has met so many tasks."""
     with torch.random.fork_rng():
-        learner.baseline = learner.baseline or [learner.accuracy(task) for task in every]
-        for task in every[learner.seen : tasks]:
-            learner.seen += 1
-            for m in learner.methods:
-                m.before_task(learner, task)
-            learner.losses.append(fit(learner, task))
-            for m in learner.methods:
-                m.after_task(learner, task)
-            learner.rows.append([learner.accuracy(other) for other in every])
+        for task in learner.stream.tasks[learner.seen : tasks]:
+            meet(learner, task)
     return learner
 
 
@@ -87,15 +80,15 @@ SMALL = {"samples": 50, "slots": 50, "size": 16}
 
 
 def any_learner(cls):
-    """A learner with this method alone, in the first scenario that it serves."""
-    for scenario in ("task", "class", "domain"):
+    """A learner with this method, in the first scenario that it serves; if it refuses to be alone, beside ER."""
+    for scenario, others in product(("task", "class", "domain"), ([], [ER(50)])):
         stream = split(digits(), 5, scenario)
         outputs = stream.units.shape[1]
         try:
             if issubclass(cls, torch.nn.Module):
                 return learner(cls((64, 20, outputs)), stream=stream)
             small = {f.name: SMALL[f.name] for f in fields(cls) if f.name in SMALL}
-            return learner(MLP((64, 20, outputs)), [cls(**small)], stream=stream)
+            return learner(MLP((64, 20, outputs)), [*others, cls(**small)], stream=stream)
         except ValueError as e:
             reason = e
     raise reason
@@ -139,7 +132,7 @@ def state(m):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
-    whole, half = RUNS[name](), meet(RUNS[name](), 2)
+    whole, half = RUNS[name](), after(2, RUNS[name]())
     results = train(whole)
     half.save(tmp_path / "two tasks")
     loaded = RUNS[name]().load(tmp_path / "two tasks")
@@ -154,7 +147,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path):
 
 def test_the_state_matters_where_a_method_has_one(tmp_path):
     """The comparison can fail: without the state of its methods a resumed run is another run."""
-    whole, half = RUNS["ER and EWC"](), meet(RUNS["ER and EWC"](), 2)
+    whole, half = RUNS["ER and EWC"](), after(2, RUNS["ER and EWC"]())
     half.save(tmp_path / "f")
     loaded = RUNS["ER and EWC"]().load(tmp_path / "f")
     loaded.methods[1].wells_ = []
@@ -171,31 +164,32 @@ def test_before_the_first_task_and_after_the_last(tmp_path):
 
 
 def test_it_is_one_file_without_pickle(tmp_path):
-    meet(RUNS["Progressive"](), 2).save(tmp_path / "deep" / "run")
+    after(2, RUNS["Progressive"]()).save(tmp_path / "deep" / "run")
     assert os.listdir(tmp_path / "deep") == ["run"]  # no temporary file is left
     with safe_open(tmp_path / "deep" / "run", "pt") as file:
         tree = json.loads(file.metadata()["json"])
     assert tree["measured"]["seen"] == 2 and "Progressive(sizes=(64, 20, 10)" in tree["about"]["network"]
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    run = meet(learner(), 1)
+@pytest.mark.parametrize("where", ["cl_tutor.checkpoint.save_file", "os.replace"])
+def test_a_crash_while_writing_leaves_the_old_file(where, tmp_path, monkeypatch):
+    run = after(1, learner())
     run.save(tmp_path / "f")
     before = (tmp_path / "f").read_bytes()
 
-    def crash(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
+    def crash(_, path, **options):
+        Path(path).with_name("half").write_bytes(b"half") if where != "os.replace" else None
         raise OSError("disk full")
 
-    monkeypatch.setattr("cl_tutor.checkpoint.save_file", crash)
+    monkeypatch.setattr(where, crash)
     with pytest.raises(OSError, match="disk full"):
-        meet(run, 2).save(tmp_path / "f")
+        after(2, run).save(tmp_path / "f")
     assert os.listdir(tmp_path) == ["f"] and (tmp_path / "f").read_bytes() == before
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
 def test_every_damaged_byte_is_noticed(part, tmp_path):
-    meet(learner(), 1).save(tmp_path / "f")
+    after(1, learner()).save(tmp_path / "f")
     content = bytearray((tmp_path / "f").read_bytes())
     content[int(part * len(content))] ^= 1
     (tmp_path / "f").write_bytes(content)
@@ -206,7 +200,7 @@ def test_every_damaged_byte_is_noticed(part, tmp_path):
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):
-    meet(learner(), 1).save(tmp_path / "f")
+    after(1, learner()).save(tmp_path / "f")
     (tmp_path / "cut").write_bytes((tmp_path / "f").read_bytes()[:-100])
     (tmp_path / "text").write_text("hello")
     save_file({"w": torch.zeros(3)}, tmp_path / "weights")
@@ -232,7 +226,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     ],
 )
 def test_a_file_of_something_else_is_refused_by_name(other, what, tmp_path):
-    meet(learner(methods=[EWC(1.0)]), 1).save(tmp_path / "f")
+    after(1, learner(methods=[EWC(1.0)])).save(tmp_path / "f")
     with pytest.raises(ValueError, match=what):
         other().load(tmp_path / "f")
 
@@ -245,7 +239,7 @@ def test_streams_that_differ_in_the_permutation_only(tmp_path):
 
 
 def test_a_learner_in_the_middle_of_something(tmp_path):
-    run = meet(learner(), 1)
+    run = after(1, learner())
     run.save(tmp_path / "f")
     with pytest.raises(ValueError, match="met 1 tasks already"):
         run.load(tmp_path / "f")

@@ -11,12 +11,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+import refresh
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import v4
 
 import cl_tutor.exercises
-from cl_tutor import refresh
 from cl_tutor.exercises import Exercise
 from cl_tutor.exercises import scenarios_and_metrics as lesson_03
 from cl_tutor.exercises.harness import difference, shown

@@ -1,14 +1,13 @@
-"""Every committed notebook obeys every rule of cl_tutor.refresh, and every rule catches the notebook that breaks it."""
+"""Every committed notebook obeys every rule of refresh.py, and every rule catches the notebook that breaks it."""
 
 import subprocess
 import sys
 
 import nbformat
 import pytest
+import refresh
 import typer
 from nbformat import v4
-
-from cl_tutor import refresh
 
 NOTEBOOKS = sorted(refresh.NOTEBOOKS.glob("*.ipynb"))
 
@@ -61,6 +60,14 @@ def output(nb):
 
 def stream(text, name="stdout"):
     return lambda nb: nb.cells[1].outputs.append(v4.new_output("stream", text=text, name=name))
+
+
+def test_a_twin_may_stand_in_the_html_beside_plotly():
+    nb = sound()
+    png = output(nb).data.pop("image/png")
+    assert refresh.has_twins(nb)
+    output(nb).data["text/html"] = f'<img alt="A line that falls." src="data:image/png;base64,{png}">'
+    assert not refresh.has_twins(nb)
 
 
 def source(i, text):
@@ -156,7 +163,7 @@ DOCTORED = {
 @pytest.mark.parametrize("rule", refresh.RULES, ids=lambda r: r.__name__)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_notebook(path, rule):
-    assert rule(refresh.read(path)) == [], "repair the notebook, then run `python -m cl_tutor.refresh`"
+    assert rule(refresh.read(path)) == [], "repair the notebook, then run `python tests/refresh.py`"
 
 
 def test_rules_accept_a_sound_notebook():
@@ -241,7 +248,7 @@ def test_ids_follow_from_the_sources():
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "cl_tutor.refresh", *map(str, arguments)]
+    command = [sys.executable, refresh.__file__, *map(str, arguments)]
     done = subprocess.run(command, cwd=refresh.ROOT, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 

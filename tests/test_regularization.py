@@ -595,7 +595,7 @@ def test_lwf_has_one_softmax_for_each_old_head(scenario):
         for p in learner.params.values():
             p.add_(0.05 * torch.sin(torch.arange(p.numel())).view_as(p))
     batch = next(learner.stream.tasks[2].batches(16))
-    new, old = learner.logits(batch.x, batch.t), lwf.targets(learner, batch)
+    new, old = learner.logits(batch.x, batch.t), learner.frozen(batch.x, batch.t, lwf.teacher_)
     heads = {"task": [[0, 1], [2, 3]], "domain": [[0, 1]], "class": [[0, 1, 2, 3]]}[scenario]
     expected = 0.7 * sum(distil(old[:, head], new[:, head], 2.0) for head in heads)
     torch.testing.assert_close(lwf.loss(learner, batch), expected)
@@ -626,6 +626,6 @@ def test_the_teacher_does_not_move_and_is_in_eval_mode():
     learner.seen = 2
     fit(learner, second)
     assert learner.net.training
-    assert torch.equal(lwf.targets(learner, batch), expected)
+    assert torch.equal(learner.frozen(batch.x, batch.t, lwf.teacher_), expected)
     assert learner.net.training  # and the student is as it was
     assert not torch.equal(learner.net.eval()(batch.x), expected)

@@ -124,6 +124,16 @@ def test_toy_tasks_pull_in_the_directions_asked_for():
     assert mean(0)[0] > 1.6 > 0.4 > abs(mean(0)[1]) and mean(1)[1] > 1.6 > 0.4 > abs(mean(1)[0])
 
 
+def test_toy_clouds_overlap_so_that_the_best_weights_are_finite():
+    """Newton on the logistic loss of each task: it stops, at weights that can be drawn."""
+    for task in toy().tasks:
+        x, sign, w = task.train.x.double(), 2.0 * task.train.y - 1, torch.zeros(2).double()
+        loss = lambda w, x=x, sign=sign: torch.nn.functional.softplus(-sign * (x @ w)).mean()
+        for _ in range(30):
+            w = w - torch.linalg.solve(torch.func.hessian(loss)(w), torch.func.grad(loss)(w))
+        assert torch.func.grad(loss)(w).norm() < 1e-10 and w.norm() < 8
+
+
 @pytest.mark.parametrize(
     ("build", "says"),
     [

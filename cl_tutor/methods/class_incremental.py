@@ -25,9 +25,9 @@ class NearestMean(Method):
     """y(x) = argmin_c ‖φ(x) − μ_c‖, μ_c the mean of φ over the kept rows of class c (Rebuffi et al. 2017, eq. 2).
 
     φ is features(x), scaled to length 1, as is μ_c. The rows are those of ER or DER beside it in the list, and the
-    means are taken anew at every answer, since features move. `[ER(200, alpha=0.0), NearestMean()]` keeps rows and trains on
-    none. A class of which nothing is kept is never the answer. Suits Class-IL. Keeps nothing itself, but needs those
-    rows at test time.
+    means are taken anew at every answer, since features move. `[ER(200, alpha=0.0), NearestMean()]` keeps rows and
+    trains on none. A class of which nothing is kept is never the answer. Suits Class-IL. Keeps nothing itself, but
+    needs those rows at test time.
     """
 
     def check(self, learner: Learner) -> None:

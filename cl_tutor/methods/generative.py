@@ -85,22 +85,13 @@ class GenerativeReplay(Method):
         x = torch.func.functional_call(self.vae_, dict(self.dreamer_), self.noise(like, self.size))
         return x.view(-1, *like.shape[1:])
 
-    @torch.no_grad()
-    def targets(self, learner: Learner, x: Tensor, t: Tensor) -> Tensor:
-        """The old network's logits (B, C): frozen, and in eval mode."""
-        training = learner.net.training
-        learner.net.eval()
-        z = learner.logits(x, t, self.teacher_)
-        learner.net.train(training)
-        return z
-
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
         if not self.alpha or not self.teacher_:
             return 0.0
         x = self.dream(batch.x)
         old = learner.seen - 1
         t = torch.randint(old, (len(x),), generator=self.rng_).to(x.device)
-        z = self.targets(learner, x, t)
+        z = learner.frozen(x, t, self.teacher_)
         p = z.masked_fill(~learner.stream.competing(t, old), -torch.inf).softmax(1)
         log_q = learner.mask(learner.logits(x, t), t).log_softmax(1)
         return -self.alpha * (p * log_q.masked_fill(p == 0, 0)).sum(1).mean()
@@ -116,6 +107,5 @@ class GenerativeReplay(Method):
         self.opt.step()
 
     def after_task(self, learner: Learner, task: Task) -> None:
-        net = learner.net
-        self.teacher_ = snapshot({**dict(net.named_parameters()), **dict(net.named_buffers())})
+        self.teacher_ = snapshot(learner.net.state_dict())
         self.dreamer_ = snapshot(dict(self.vae_.named_parameters()))

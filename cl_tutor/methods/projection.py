@@ -1,12 +1,11 @@
 """Gradient projection: step only where the losses of the past do not rise, to first order. A-GEM and GEM.
 
-A step θ ← θ − η g̃ changes an old loss L_k by −η g̃·g_k + O(η²): it does not rise as long as g̃·g_k ≥ 0. The guarantee is
-that of plain SGD. Momentum and weight decay act after the projection, and may step across it.
+A step θ ← θ − η g̃ changes an old loss L_k by −η g̃·g_k + O(η²): it does not rise as long as g̃·g_k ≥ 0. The guarantee
+is that of plain SGD. Momentum and weight decay act after the projection, and may step across it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from ..learn import Learner, Method
 from ..streams import Batch, Task
+from ..vectors import flat, unflat
 from .memory import Reservoir
 
 
 def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
-    """The vector nearest to g (P,) that has G g̃ ≥ 0, for the old gradients G (K, P) (Lopez-Paz & Ranzato 2017, section 3).
+    """The vector nearest to g (P,) that has G g̃ ≥ 0, for old gradients G (K, P) (Lopez-Paz & Ranzato 2017, section 3).
 
     g̃ = g + Gᵀv with v = argmin_{v ≥ 0} ‖Gᵀv + g‖, the dual, in K unknowns. Where no constraint is broken g̃ is
     g itself. `margin` = γ asks for v ≥ γ instead: in the units of v, the multiple of *every* old gradient that is added
@@ -53,24 +53,20 @@ def project_mean(g: Tensor, g_ref: Tensor) -> Tensor:
 
 def gradient(learner: Learner, batch: Batch) -> Tensor:
     """∇L(batch) as one vector (P,). `p.grad` is left alone."""
-    weights = list(learner.params.values())
-    return flat(torch.autograd.grad(learner.loss(batch), weights, allow_unused=True, materialize_grads=True))
+    names, weights = zip(*learner.params.items())
+    grads = torch.autograd.grad(learner.loss(batch), weights, allow_unused=True, materialize_grads=True)
+    return flat(dict(zip(names, grads)))
 
 
 def read_grads(learner: Learner) -> Tensor:
     """The gradient of the step to come, as one vector (P,)."""
-    return flat(torch.zeros_like(p) if p.grad is None else p.grad for p in learner.params.values())
+    return flat({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in learner.params.items()})
 
 
 def write_grads(learner: Learner, g: Tensor) -> None:
     """Let the optimiser see g instead."""
-    weights = list(learner.params.values())
-    for p, part in zip(weights, g.split([p.numel() for p in weights])):
-        p.grad = part.view_as(p).clone()
-
-
-def flat(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.cat([g.flatten() for g in tensors])
+    for n, part in unflat(g, learner.params).items():
+        learner.params[n].grad = part.clone()
 
 
 @dataclass

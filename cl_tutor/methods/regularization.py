@@ -361,20 +361,11 @@ class LwF(Method):
     def loss(self, learner: Learner, batch: Batch) -> Tensor | float:
         if not self.teacher_:
             return 0.0
-        new, old = learner.logits(batch.x, batch.t), self.targets(learner, batch)
+        new, old = learner.logits(batch.x, batch.t), learner.frozen(batch.x, batch.t, self.teacher_)
         return self.alpha * sum(
             distil(old[:, head], new[:, head], self.T) for head in learner.stream.heads(learner.seen - 1)
         )
 
-    @torch.no_grad()
-    def targets(self, learner: Learner, batch: Batch) -> Tensor:
-        """The teacher's logits (B, C) for the current inputs."""
-        training = learner.net.training
-        learner.net.eval()
-        old = learner.logits(batch.x, batch.t, self.teacher_)
-        learner.net.train(training)
-        return old
-
     def after_task(self, learner: Learner, task: Task) -> None:
-        # buffers too: a teacher with the running statistics of the student would still move
-        self.teacher_ = snapshot({**dict(learner.net.named_parameters()), **dict(learner.net.named_buffers())})
+        # buffers too: with the running statistics of the student a teacher would still move
+        self.teacher_ = snapshot(learner.net.state_dict())

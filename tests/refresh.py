@@ -1,4 +1,4 @@
-"""Make the notebooks ready to commit: `python -m cl_tutor.refresh [notebooks]` runs them in place and cleans them.
+"""Make the notebooks ready to commit: `python tests/refresh.py [notebooks]` runs them in place and cleans them.
 
 Two halves: `RULES`, what a committed notebook must be, as pure functions from a notebook to its faults (the tests use
 the same ones), and `execute` and `clean`, which make it so. A maintainer's tool: no lesson imports it.
@@ -40,6 +40,7 @@ MIN_ALT = 40  # characters: shorter than that says "a plot"
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
+PNG_URL = 'src="data:image/png;base64,'  # in text/html, beside plotly's JSON
 BASE64 = re.compile(r"[A-Za-z0-9+/]{200,}=*")
 PROGRESS = re.compile(r"\d%\||\d(it/s|s/it)")
 
@@ -175,9 +176,8 @@ def has_described_images(nb: NotebookNode) -> list[str]:
 
 
 def has_twins(nb: NotebookNode) -> list[str]:
-    held = [(i, [o.get("data", {}) for o in c.get("outputs", [])]) for i, c in enumerate(nb.cells)]
-    count = lambda kind, data: sum(kind in d for d in data)
-    short = [i for i, data in held if count(PLOTLY, data) > count("image/png", data)]
+    bare = lambda data: PLOTLY in data and "image/png" not in data and PNG_URL not in str(data.get("text/html"))
+    short = [i for i, c in enumerate(nb.cells) if any(bare(o.get("data", {})) for o in c.get("outputs", []))]
     return [f"cell {i}: a plotly figure without a PNG twin, blank where nothing runs" for i in short]
 
 
