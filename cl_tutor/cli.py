@@ -188,7 +188,7 @@ def _job(plan: Plan, method: str, seed: int) -> Run:
 
 
 def _execute(plan: Plan, methods: list[str], seeds: int, cores: int) -> list[Run]:
-    """Every (method, seed) in a process of its own, as cores become free; one job runs in this one."""
+    """Every (method, seed) in another process, as cores become free; on one core, one after another in this one."""
     work = (delayed(_job)(plan, method, seed) for method in methods for seed in range(seeds))
     runs = []
     with tqdm(total=len(methods) * seeds, unit="run", leave=False) as bar:
@@ -200,7 +200,7 @@ def _execute(plan: Plan, methods: list[str], seeds: int, cores: int) -> list[Run
 
 
 def _entry(method: str, runs: list[Run]) -> dict[str, Any]:
-    """A method in the JSON: an entry for every seed that came to its end, and how the first of the others failed."""
+    """A method in the JSON: an entry for every seed that came to its end, and what became of the first that did not."""
     own = [r for r in runs if r.method == method]
     done = [(r, r.results) for r in own if r.results]
     entry: dict[str, Any] = {"method": method, "seeds": [r.seed for r, _ in done]}

@@ -144,11 +144,11 @@ def parse(settings: Iterable[str]) -> Settings:
             raise ValueError(f"--set {text}: the options of {name} are {', '.join(allowed) or 'none'}.")
         fixed, reader = words(allowed[option].annotation)
         try:
-            given = fixed[value.lower()] if value.lower() in fixed else reader(value)  # type: ignore[misc]
-            found.setdefault(name, {})[option] = given
-        except (TypeError, ValueError):
+            new = fixed[value.lower()] if value.lower() in fixed or not reader else reader(value)
+        except (KeyError, ValueError):
             meant = [*fixed, *([{int: "a whole number", float: "a number"}[reader]] if reader else [])]
             raise ValueError(f"--set {text}: {option} is {' or '.join(meant)}, not {value!r}.") from None
+        found.setdefault(name, {})[option] = new
     return found
 
 

@@ -1,7 +1,7 @@
 """Permuted MNIST, every method that fits: ACC, forgetting and CPU seconds as mean ± sd over 3 seeds.
 
-    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py  # FOLDER holds MNIST/raw; writes permuted_mnist.json
-    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py --tune    # prints the grid on seed 100 and held-out data
+    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py         # FOLDER holds MNIST/raw; the JSON is beside this
+    CL_TUTOR_DATA=FOLDER python tests/bench/permuted_mnist.py --tune  # prints the grid on seed 100 and held-out data
 
 5 tasks of the same 10,000 training images, drawn by the seed; the first 2,000 test images; one pass, batch 128, MLP
 784-256-256-10 (its last layer has 50 units in Task-IL), SGD 0.02 with momentum 0.9. MER, whose steps momentum would

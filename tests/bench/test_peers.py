@@ -1,7 +1,7 @@
-"""Side by side with independent implementations, where they are installed: same data, same network, same seed.
+r"""Side by side with independent implementations, where they are installed: same data, same network, same seed.
 
-    pip install -c constraints.txt pytest torch torchvision avalanche-lib==0.6.0 curvlinops-for-pytorch nngeometry \\
-        quadprog
+    pip install -c constraints.txt pytest torch torchvision \
+        avalanche-lib==0.6.0 curvlinops-for-pytorch nngeometry quadprog
     pytest -o addopts= -s tests/bench
 
 Always with the constraints, and in an environment of their own: some of them would change torch.
@@ -201,7 +201,7 @@ def test_the_same_run_to_the_last_weight(avalanche, name, theirs_options, our_me
 
 
 def test_their_fisher_is_the_square_of_a_mean(avalanche):
-    """Why its EWC wants so large a λ: it squares means over batches of B, a small part of the Fisher."""
+    """Why its EWC wants so large a λ: importances from batches of B are squared batch means, a small part of F."""
     stream = ordered(1280, tasks=1)
     net, _, _, strategy = avalanche("EWC", stream, 32, epochs=5, ewc_lambda=1.0)
     importances = next(p for p in strategy.plugins if type(p).__name__ == "EWCPlugin").importances[0]
@@ -226,8 +226,8 @@ def test_their_fisher_is_the_square_of_a_mean(avalanche):
 def test_the_same_accuracy_where_draws_differ(avalanche, name, options, method):
     """Memories draw at random, and so does the order: means of three seeds, and within 0.1.
 
-    Replay: they take one mean over the batch and the memory's rows, ER the sum of two: its step is twice as long:
-    it gets half the learning rate.
+    Replay: they take one mean over the batch and the memory's rows, ER the sum of two, so that its step is twice as
+    long: it gets half the learning rate.
     """
     rows = []
     for seed in range(3):
