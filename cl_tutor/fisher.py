@@ -182,7 +182,7 @@ def predictions(
     pairs: tuple[Tensor, Tensor],  # eigenvalues (k,) and eigenvectors (P, k)
     layers: Mapping[str, Kronecker],
 ) -> dict[str, float]:
-    """½ δᵀFδ, the rise of the old task's loss to second order in δ = θ − θ*, with all of F and with what a method keeps.
+    """½ δᵀFδ, the rise of the old loss to second order in δ = θ − θ*, with all of F and with what a method keeps.
 
     Exact F only, and at a minimum: there it is the loss's Gauss-Newton curvature. Parameters that are in none of the
     `layers` of "K-FAC" count with their diagonal.
@@ -205,7 +205,7 @@ def predictions(
 
 
 def layer_mass(vectors: Tensor, params: Params) -> dict[str, float]:
-    """Σ_k v_kᵀ P_ℓ v_k for each layer ℓ, P_ℓ the projection on its parameters: they add up to k for unit vectors (P, k)."""
+    """Σ_k v_kᵀ P_ℓ v_k for each layer ℓ, P_ℓ the projection on its parameters: the sum is k for unit vectors (P, k)."""
     mass: dict[str, float] = {}
     for n, piece in zip(params, vectors.split([p.numel() for p in params.values()])):
         layer = n.rpartition(".")[0]

@@ -76,7 +76,7 @@ Part = dict[str, Outer | Rows]  # the rows of some samples, parameter by paramet
 
 
 def parts(net: nn.Module, *args: Any, **kwargs: Any) -> Iterator[Part]:
-    """G from top to bottom, some samples at a time; its columns in the order of the parameters. Arguments of `factors`."""
+    """G from top to bottom, some samples at a time, columns in the order of the parameters. Arguments of `factors`."""
     names, learnt = dict(net.named_parameters()).keys(), learnable(net).keys()
     for layers in factors(net, *args, **kwargs):
         part: Part = {}
