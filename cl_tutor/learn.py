@@ -11,6 +11,7 @@ Nothing else in `cl_tutor` trains a network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,10 +159,12 @@ def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
     learner.opt = opt = learner.optimiser(list(learner.params.values()))
     losses = []
     for _ in range(learner.epochs if epochs is None else epochs):
+        learner.net.train()
         for batch in task.batches(learner.batch_size, rng=learner.rng):
             batch = batch.to(learner.device)
-            learner.net.train()
-            loss = learner.loss(batch) + sum(m.loss(learner, batch) for m in learner.methods)
+            loss = learner.loss(batch)
+            for m in learner.methods:
+                loss = loss + m.loss(learner, batch)
             losses.append(finite(loss))
             opt.zero_grad()
             loss.backward()
@@ -198,7 +201,7 @@ def train(learner: Learner) -> Results:
 def finite(loss: Tensor) -> float:
     """The loss as a number, or an error that says what to change."""
     value = loss.item()
-    if not torch.isfinite(loss):
+    if not math.isfinite(value):
         raise Diverged(f"The loss became {value}: lower the learning rate, or the strength of the methods.")
     return value
 

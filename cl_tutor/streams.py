@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,12 @@ class Stream:
         """
         if self.task_known:
             return self.units.to(t.device)[t]
-        met = self.units.cumsum(0).bool().to(t.device)  # met[k]: the units of tasks 0 ... k
-        return met[t.clamp(min=seen - 1)]
+        return self.met.to(t.device)[t.clamp(min=seen - 1)]
+
+    @cached_property
+    def met(self) -> Tensor:
+        """met[k]: the units of tasks 0 ... k. (T, C) bool."""
+        return self.units.cumsum(0).bool()
 
     def heads(self, seen: int) -> Tensor:
         """The softmaxes in use after `seen` tasks: one per task, or one for all. (H, C) bool."""
