@@ -30,11 +30,10 @@ from cl_tutor.scores import Scores
 from cl_tutor.streams import Stream, sequence, split
 from cl_tutor.vectors import flat, unflat
 
-TARGETS = (0.45, 0.60, 0.70)  # test accuracies at which a network is looked at
+TARGETS = (0.45, 0.60)  # test accuracies at which a network is looked at; and once more at the end
 STEPS = (3, 10, 30, 100, 391)  # of task 2; 391 are one epoch
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
-FAST, SLOW = (partial(torch.optim.SGD, lr=lr, momentum=0.9) for lr in (0.03, 0.006))
-EPOCHS = 40  # give up then
+SGD = partial(torch.optim.SGD, momentum=0.9)
 
 Weights = dict[str, Tensor]
 
@@ -52,35 +51,37 @@ def copied(learner: Learner) -> Weights:
 
 
 class Milestones(Method):
-    """The weights at the first look at which the test accuracy reached each target; a look is every `every` steps."""
+    """The weights at the first look at which the test accuracy reached each target, and at the last step.
 
-    def __init__(self, targets: tuple[float, ...], every: int = 391) -> None:
-        self.targets, self.every = list(targets), every
+    A look is every `every` steps. The learning rate falls on a straight line, to 0 after the last step.
+    """
+
+    def __init__(self, last: int, every: int = 195) -> None:
+        self.targets, self.last, self.every = list(TARGETS), last, every
         self.step, self.found = 0, []
 
     def after_step(self, learner: Learner, batch: object) -> None:
         self.step += 1
-        if self.step % self.every or not self.targets:
+        learner.opt.param_groups[0]["lr"] = 0.05 * (1 - self.step / self.last)
+        if self.step % self.every and self.step != self.last:
             return
         accuracy = learner.accuracy(learner.stream.tasks[0])
         print(f"  step {self.step}: test accuracy {accuracy:.3f}", flush=True)
-        if accuracy >= self.targets[0]:
-            self.targets.pop(0)
-            self.found.append((self.step, accuracy, copied(learner)))
+        if self.step == self.last or (self.targets and accuracy >= self.targets[0]):
+            self.targets = self.targets[1:]
+            here = {"step": torch.tensor(self.step), "accuracy": torch.tensor(accuracy)}
+            self.found.append(copied(learner) | here)
 
 
-def checkpoints(data: Data, seed: int) -> list[Weights]:
-    """The network at each of TARGETS, with its step and its test accuracy as two further entries."""
-    watch = Milestones(TARGETS)
+def checkpoints(data: Data, epochs: int, seed: int) -> list[Weights]:
+    """The network at each milestone, with its step and its test accuracy as two further entries."""
     stream = prepared(sequence(data, scenario="domain"))
-    learner = Learner(SmallCNN(seed=seed), stream, [watch], batch_size=64, optimiser=FAST, seed=seed)
+    watch = Milestones(epochs * -(-len(data.train[0]) // 128))
+    optimiser = partial(SGD, lr=0.05)
+    learner = Learner(SmallCNN(seed=seed), stream, [watch], batch_size=128, optimiser=optimiser, seed=seed)
     learner.seen = 1
-    for _ in range(EPOCHS):
-        if watch.targets:
-            fit(learner, stream.tasks[0])
-        if len(watch.targets) == 1:  # the last stretch
-            learner.optimiser = SLOW
-    return [w | {"step": torch.tensor(s), "accuracy": torch.tensor(a)} for s, a, w in watch.found]
+    fit(learner, stream.tasks[0], epochs)
+    return watch.found
 
 
 class Snapshots(Method):
@@ -114,7 +115,13 @@ def second_task(data: Data, seed: int, scenario: str, start: Weights) -> list[We
 
 def pair(data: Data, seed: int, scenario: str) -> Learner:
     """A learner of two tasks, five classes each. While it learns task 1 both scenarios are the same."""
-    learner = Learner(SmallCNN(seed=seed), prepared(split(data, 2, scenario)), batch_size=64, optimiser=FAST, seed=seed)
+    learner = Learner(
+        SmallCNN(seed=seed),
+        prepared(split(data, 2, scenario)),
+        batch_size=64,
+        optimiser=partial(SGD, lr=0.03),
+        seed=seed,
+    )
     learner.seen = 1
     return learner
 
@@ -222,12 +229,12 @@ def forgetting(learner: Learner, states: list[Weights], samples: int = 2000) -> 
     }  # fmt: skip
 
 
-def study(data: Data, seed: int, folder: Path | None) -> dict[str, Any]:
+def study(data: Data, epochs: int, seed: int, folder: Path | None) -> dict[str, Any]:
     """Everything about one seed."""
     whole = Learner(SmallCNN(seed=seed), prepared(sequence(data, scenario="domain")))
     whole.seen = 1
     spectra = []
-    for w in kept(folder, f"spectrum-{seed}", lambda: checkpoints(data, seed)):
+    for w in kept(folder, f"spectrum-{seed}", partial(checkpoints, data, epochs, seed)):
         print(f"seed {seed}, test accuracy {float(w['accuracy']):.3f}: spectra", flush=True)
         pair = {labels: spectrum(at(whole, w), labels) for labels in ("exact", "empirical")}
         spectra.append({"step": int(w["step"]), "accuracy": rounded(w["accuracy"])} | pair)
@@ -246,13 +253,14 @@ def protocol() -> dict[str, Any]:
     return {
         "data": "CIFAR-10, pixels (x/255 - 0.5)/0.25, no augmentation",
         "network": "SmallCNN: conv 5x5 (3, 16), pool, conv 5x5 (16, 32), pool, fc (800, 44), fc (44, 10); ReLU",
-        "training": "SGD, momentum 0.9, batches of 64, lr 0.03; 0.006 from the epoch after the second target on",
-        "looks": "test accuracy (10,000 images) every 391 steps; spectra at the first look at or above each target",
+        "training": "SGD, momentum 0.9, batches of 128, lr from 0.05 to 0 on a straight line over all epochs",
+        "looks": "10,000 test images every 195 steps; spectra at the first look at or above each target, and at the end",
         "targets": TARGETS,
         "layers": LAYERS,
         "parameters": {layer: sum(p.numel() for p in getattr(SmallCNN(), layer).parameters()) for layer in LAYERS},
         "fisher": "a mean over training images (one seeded draw); exact: over all classes; empirical: data labels",
         "mass": "sum over the top 20 eigenvectors of v' P_layer v, so that the layers add up to 20",
+        "tasks": "SGD, momentum 0.9, lr 0.03, batches of 64",
         "forgetting": "classes 0-4 for 3 epochs, then 5-9 for 1; [accuracy, loss] on 2,000 test images of classes 0-4",
         "moved": "the old network, one layer taken from the new one; re_set: the new one, one layer taken from the old",
         "predicted": "half d'Fd with d the movement of one layer, F exact at the end of task 1 over 500 images",
@@ -265,17 +273,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar10", help="cifar10, or folder:PATH")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=8, help="of the network whose spectrum is studied")
     parser.add_argument("--out", type=Path, default=Path("cifar_spectrum.json"))
     parser.add_argument("--weights", type=Path, help="a folder that keeps the trained networks")
     args = parser.parse_args()
-    write(load(args.data), args.seeds, args.out, args.weights)
+    write(load(args.data), args.epochs, args.seeds, args.out, args.weights)
 
 
-def write(data: Data, seeds: int, out: Path, weights: Path | None) -> None:
+def write(data: Data, epochs: int, seeds: int, out: Path, weights: Path | None) -> None:
     torch.set_num_threads(1)
-    runs = [study(data, seed, weights) for seed in range(seeds)]
+    runs = [study(data, epochs, seed, weights) for seed in range(seeds)]
     name = "CIFAR-10 (JPEG copy)" if data.name != "cifar10" else "CIFAR-10"
-    text = json.dumps({"protocol": {"name": name} | protocol(), "runs": runs})
+    text = json.dumps({"protocol": {"name": name, "epochs": epochs} | protocol(), "runs": runs})
     out.write_text(text + "\n", encoding="utf-8")
     print(f"{out}: {len(text):,} characters")
 

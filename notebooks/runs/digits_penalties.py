@@ -28,7 +28,7 @@ METHODS = {
     "top 20": partial(SubspaceEWC, k=20, samples=200),
     "K-FAC": partial(KFACEWC, samples=200),
 }
-LAMBDAS = (1.0, 3.0, 10.0, 30.0, 100.0)
+LAMBDAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 RATES = (0.2, 0.05)
 PROTOCOL = {
     "data": "permuted digits, 3 tasks, Domain-IL; the permutations belong to the seed",
