@@ -24,7 +24,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 Batches = Iterable[tuple[Tensor, ...]]  # (x (B, ...), y (B,), further columns of the sample (B, ...))
+Layer = nn.Linear | nn.Conv2d
 LABELS = ("exact", "sample", "empirical")
+ROWS = 128  # scores at a time: what is made of them should not leave the processor's cache
 
 
 def check_labels(labels: str) -> None:
@@ -77,7 +79,7 @@ def samples_alone() -> Iterator[None]:
 
 
 @contextmanager
-def watched(layers: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def watched(layers: dict[str, Layer]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """The input and the output of each layer, filled in by one forward pass inside the block."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -111,24 +113,35 @@ def factors(
     batches: Batches,
     labels: str = "exact",
     rng: torch.Generator | None = None,
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d),
+    kinds: tuple[type[Layer], ...] = (nn.Linear, nn.Conv2d),
 ) -> Iterator[dict[str, Factors]]:
-    """For each batch the factors of every layer of these kinds that learns, by its name; labels as in `fisher.py`."""
+    """For some samples at a time the factors of every layer of these kinds that learns, by the layer's name.
+
+    Labels as for `fisher_diagonal`; sampled ones are the same as there if batches and rng are. The mode of the network
+    stays as it is. Memory: the gradients in the layers' outputs, K for each sample of a batch; patches for few samples.
+    """
     check_labels(labels)
     layers = {n: m for n, m in net.named_modules() if isinstance(m, kinds) and m.weight.requires_grad}
+    if not layers:
+        yield {}
+        return
     for x, y, *rest in batches:
         with watched(layers) as seen, samples_alone(), torch.enable_grad():
             logp = log_prob(x, *rest)
         if idle := layers.keys() - seen.keys():
             raise ValueError(f"log_prob does not use the layer {min(idle)!r}: freeze it with requires_grad_(False).")
         outputs = [seen[n][1] for n in layers]
-        back = lambda w: torch.autograd.grad(logp, outputs, w, retain_graph=True, materialize_grads=True)
-        grads = zip(*[back(w) for w in label_rows(logp.detach().exp(), y, labels, rng).unbind(1)])  # by layer, K each
-        d = [torch.stack(g, 1).flatten(3) if g[0].ndim > 2 else torch.stack(g, 1)[..., None] for g in grads]
-        yield {n: Factors(patches(layers[n], seen[n][0]), d_n) for n, d_n in zip(layers, d)}
+        weights = label_rows(logp.detach().exp(), y, labels, rng).unbind(1)  # K times (B, C)
+        grads = [torch.autograd.grad(logp, outputs, w, retain_graph=True, materialize_grads=True) for w in weights]
+        few = max(1, ROWS // len(grads))
+        for part in (slice(i, i + few) for i in range(0, len(x), few)):
+            u = [patches(layers[n], seen[n][0][part]) for n in layers]
+            d = [torch.stack([g[part] for g in layer], 1) for layer in zip(*grads)]  # (B, K, out, and H', W' if any)
+            d = [g.flatten(3) if g.ndim > 3 else g[..., None] for g in d]
+            yield {n: Factors(*pair) for n, pair in zip(layers, zip(u, d))}
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
+def patches(layer: Layer, x: Tensor) -> Tensor:
     """u (B, in, L): what the layer sees from each of its L places, in the order of its weights."""
     if isinstance(layer, nn.Linear):
         return x[..., None]
@@ -138,3 +151,35 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
     for axis, size, stride, step in zip((2, 3), layer.kernel_size, layer.stride, layer.dilation):
         x = x.unfold(axis, step * (size - 1) + 1, stride)[..., ::step]  # a view: in the end (B, C, H', W', h, w)
     return x.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
+
+
+class Kronecker(NamedTuple):
+    """The Fisher of one linear layer as A ⊗ S: all of it that K-FAC keeps."""
+
+    A: Tensor  # (in + 1, in + 1) E[a aᵀ], a the layer's input with a 1 for the bias; (in, in) without bias
+    S: Tensor  # (out, out)       E[g gᵀ], g the gradient of log p(y|x) with respect to the layer's output
+
+
+def kfac(
+    net: nn.Module,
+    log_prob: Callable[..., Tensor],  # (x, further columns) -> log p(·|x) of a batch: (B, C)
+    batches: Batches,
+    labels: str = "exact",
+    rng: torch.Generator | None = None,
+    kinds: tuple[type[Layer], ...] = (nn.Linear,),
+) -> dict[str, Kronecker]:
+    """F_layer = E[a aᵀ ⊗ g gᵀ] ≈ E[a aᵀ] ⊗ E[g gᵀ] for every linear layer, by its name (Martens & Grosse 2015, eq. 1).
+
+    Exact where a aᵀ and g gᵀ are uncorrelated over the samples: with one sample; or where p(·|x) is the same for all x
+    in a single layer. `kinds=(nn.Linear, nn.Conv2d)` adds convolutions: E[Σ_l u_l u_lᵀ] ⊗ E[1/L Σ_l g_l g_lᵀ] over the
+    L places, as if these were uncorrelated (Grosse & Martens 2016, eq. 25 ff.). Memory: Σ (in + 1)² + out² floats.
+    """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    batches = list(batches)
+    count = some(sum(len(x) for x, *_ in batches))
+    for part in factors(net, log_prob, batches, labels, rng, kinds):
+        for name, (u, d) in part.items():
+            a = u if net.get_submodule(name).bias is None else F.pad(u, (0, 0, 0, 1), value=1.0)
+            new = torch.einsum("bil,bjl->ij", a, a), torch.einsum("bkil,bkjl->ij", d, d) / a.shape[2]
+            sums[name] = (sums[name][0] + new[0], sums[name][1] + new[1]) if name in sums else new
+    return {n: Kronecker(A / count, S / count) for n, (A, S) in sums.items()}

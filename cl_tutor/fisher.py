@@ -8,25 +8,26 @@ mean instead gives about 1/B of the right numbers, and nothing in the accuracy t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from .factors import Batches, Kronecker, check_labels, one_label, samples_alone, some
+from .factors import kfac as kfac  # found here as well
 from .vectors import Params, flat, unflat
 
 LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)
-
-LABELS = ("exact", "sample", "empirical")
 
 
 @torch.no_grad()  # `grad` does not mind, and parameters left out of `params` stay out of the graph
 def fisher_diagonal(
     log_prob: LogProb,
     params: Params,
-    batches: Iterable[tuple[Tensor, ...]],  # (x (B, ...), y (B,), further columns of the sample (B, ...))
+    batches: Batches,
     labels: str = "exact",
     rng: torch.Generator | None = None,
 ) -> Params:
@@ -46,35 +47,27 @@ def fisher_diagonal(
     for x, y, *rest in batches:
         count += len(x)
         score = vmap(grad(picked), in_dims=(None, 0, 0, *(0 for _ in rest)))
-        prob = vmap(log_prob, in_dims=(None, 0, *(0 for _ in rest)))(params, x, *rest).exp()  # (B, C)
+        with samples_alone():
+            prob = vmap(log_prob, in_dims=(None, 0, *(0 for _ in rest)))(params, x, *rest).exp()  # (B, C)
         for target, weight in _targets(prob, y, labels, rng):
             for n, s in score(params, target, x, *rest).items():
                 total[n] += torch.einsum("b,b...->...", weight, s.square())
-    return {n: f / _some(count) for n, f in total.items()}
+    return {n: f / some(count) for n, f in total.items()}
 
 
 def _targets(prob: Tensor, y: Tensor, labels: str, rng: torch.Generator | None) -> Iterable[tuple[Tensor, Tensor]]:
     """Pairs of labels (B,) and their weights (B,): the expectation over y as a short sum."""
-    one = prob.new_ones(len(prob))
-    if labels == "empirical":
-        return [(y, one)]
-    if labels == "sample":
-        drawn = torch.multinomial(prob.cpu(), 1, generator=rng)[:, 0]
-        return [(drawn.to(prob.device), one)]
+    if labels != "exact":
+        return [(one_label(prob, y, labels, rng), prob.new_ones(len(prob)))]
     possible = prob.sum(0).nonzero()[:, 0]  # units that do not compete have probability 0
     return [(c.expand(len(prob)), prob[:, c]) for c in possible]
-
-
-def check_labels(labels: str) -> None:
-    if labels not in LABELS:
-        raise ValueError(f"labels must be 'exact', 'sample' or 'empirical', not {labels!r}.")
 
 
 @torch.no_grad()
 def fisher_product(
     log_prob: LogProb,
     params: Params,
-    batches: Iterable[tuple[Tensor, ...]],
+    batches: Batches,
     labels: str = "exact",
     rng: torch.Generator | None = None,
 ) -> Callable[[Tensor], Tensor]:
@@ -91,11 +84,13 @@ def fisher_product(
     for x, y, *rest in batches:
         every = vmap(log_prob, in_dims=(None, 0, *(0 for _ in rest)))
         outputs = lambda p, every=every, x=x, rest=rest: every(p, x, *rest)  # θ -> (B, C)
-        weights = torch.zeros_like(prob := outputs(params).exp())
+        with samples_alone():
+            prob = outputs(params).exp()
+        weights = torch.zeros_like(prob)
         for target, weight in _targets(prob, y, labels, rng):
             weights.scatter_add_(1, target[:, None], weight[:, None])
         parts.append((outputs, weights))
-    count = _some(sum(len(weights) for _, weights in parts))
+    count = some(sum(len(weights) for _, weights in parts))
 
     @torch.no_grad()
     def product(V: Tensor) -> Tensor:
@@ -140,63 +135,94 @@ def top_eigenpairs(
     return values, vectors
 
 
-class Kronecker(NamedTuple):
-    """The Fisher of one linear layer as A ⊗ S: all of it that K-FAC keeps."""
+def top_by_lanczos(
+    product: Callable[[Tensor], Tensor], start: Tensor, k: int, tol: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """The same pairs by Lanczos' iteration from one vector `start` (P,), with ARPACK's hands.
 
-    A: Tensor  # (in + 1, in + 1) E[a aᵀ], a the layer's input with a 1 for the bias; (in, in) without bias
-    S: Tensor  # (out, out)       E[g gᵀ], g the gradient of log p(y|x) with respect to the layer's output
-
-
-def kfac(
-    net: nn.Module,
-    log_prob: Callable[..., Tensor],  # (x, further columns) -> log p(·|x) of a batch: (B, C)
-    batches: Iterable[tuple[Tensor, ...]],
-    labels: str = "exact",
-    rng: torch.Generator | None = None,
-) -> dict[str, Kronecker]:
-    """F_layer = E[a aᵀ ⊗ g gᵀ] ≈ E[a aᵀ] ⊗ E[g gᵀ] for every linear layer, by its name (Martens & Grosse 2015, eq. 1).
-
-    Exact where a aᵀ and g gᵀ are uncorrelated over the samples: with one sample; or where p(·|x) is the same for all x
-    in a single layer. Layers that see one vector a sample only. Memory: Σ (in + 1)² + out² floats.
+    It searches all of span{s, Fs, F²s, ...}, where the power iteration keeps only the last: fewest products of all.
+    Memory: (2k + 1)·P doubles.
     """
-    check_labels(labels)
-    layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad}
-    seen: dict[str, tuple[Tensor, Tensor]] = {}  # layer -> its input and output in the last pass
-
-    def watch(name: str) -> Callable[..., Tensor]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if inputs[0].ndim != 2 or name in seen:
-                raise ValueError(f"K-FAC needs one input vector a sample, but layer {name!r} sees more than one.")
-            seen[name] = (inputs[0].detach(), output)
-            return output.clone()  # an in-place ReLU that follows must not reach what we keep
-
-        return hook
-
-    handles = [layer.register_forward_hook(watch(n)) for n, layer in layers.items()]
-    sums: dict[str, Kronecker] = {}
-    count = 0
-    try:
-        for x, y, *rest in batches:
-            count += len(x)
-            seen.clear()
-            logp = log_prob(x, *rest)
-            inputs, outputs = zip(*(seen[n] for n in layers)) if layers else ((), ())
-            S = [z.new_zeros(z.shape[1], z.shape[1]) for z in outputs]
-            for target, weight in _targets(logp.detach().exp(), y, labels, rng):
-                picked = logp.gather(1, target[:, None]).sum()
-                for total, g in zip(S, torch.autograd.grad(picked, outputs, retain_graph=True)):
-                    total += torch.einsum("b,bi,bj->ij", weight, g, g)
-            for (n, layer), a, total in zip(layers.items(), inputs, S):
-                a = a if layer.bias is None else torch.cat([a, a.new_ones(len(a), 1)], 1)
-                new = Kronecker(a.T @ a, total)
-                sums[n] = Kronecker(*(old + part for old, part in zip(sums[n], new))) if n in sums else new
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {n: Kronecker(*(part / _some(count) for part in factors)) for n, factors in sums.items()}
+    if not 0 < k < len(start):
+        raise ValueError(f"k must lie between 1 and {len(start) - 1}, one less than the parameters, not {k}.")
+    through = lambda v: product(torch.as_tensor(v).to(start).view(-1, 1))[:, 0].cpu().double().numpy()
+    F = LinearOperator((len(start), len(start)), matvec=through, dtype=np.float64)
+    values, vectors = eigsh(F, k, v0=start.cpu().double().numpy(), tol=tol)
+    return torch.as_tensor(values[::-1].copy()).to(start), torch.as_tensor(vectors[:, ::-1].copy()).to(start)
 
 
-def _some(count: int) -> int:
-    if not count:
-        raise ValueError("The Fisher is a mean over samples, and there is none: pass at least one batch.")
-    return count
+def power_iteration(
+    product: Callable[[Tensor], Tensor], start: Tensor, found: Tensor | None = None, tol: float = 1e-3, steps: int = 100
+) -> tuple[Tensor, Tensor, list[tuple[float, float]]]:
+    """One eigenvalue, its vector (P,), and after each step (Rayleigh quotient vᵀFv, residual ‖Fv − vᵀFv v‖).
+
+    v ← Fv/‖Fv‖ turns to the steepest direction, its error shrinking by λ₂/λ₁ a step. Deflation gives the next: `found`
+    (P, j) are orthonormal eigenvectors whose share is taken out of every Fv. A lesson: where eigenvalues are close it
+    crawls, and a pair inherits the errors of those before. Stops when the residual is at most tol·vᵀFv.
+    """
+    found = start.new_zeros(len(start), 0) if found is None else found
+    deflate = lambda v: v - found @ (found.T @ v)
+    v, history = deflate(start), []
+    for _ in range(steps):
+        v = v / v.norm()
+        image = deflate(product(v[:, None])[:, 0])
+        value = v @ image
+        residual = (image - value * v).norm()
+        history.append((float(value), float(residual)))
+        if residual <= tol * value:
+            break
+        v = image
+    return value, v / v.norm(), history
+
+
+def predictions(
+    delta: Params,
+    product: Callable[[Tensor], Tensor],
+    diagonal: Params,
+    pairs: tuple[Tensor, Tensor],  # eigenvalues (k,) and eigenvectors (P, k)
+    layers: Mapping[str, Kronecker],
+) -> dict[str, float]:
+    """½ δᵀFδ, the rise of the old task's loss to second order in δ = θ − θ*, with all of F and with what a method keeps.
+
+    Exact F only, and at a minimum: there it is the loss's Gauss-Newton curvature. Parameters that are in none of the
+    `layers` of "K-FAC" count with their diagonal.
+    """
+    v, (values, vectors) = flat(delta), pairs
+    by_diagonal = {n: float(0.5 * (diagonal[n] * d.square()).sum()) for n, d in delta.items()}
+    kronecker = 0.0
+    for name, (A, S) in layers.items():
+        place = f"{name}." if name else ""
+        D = torch.cat([delta[n].flatten(1) if delta[n].ndim > 1 else delta[n][:, None]
+                       for n in (f"{place}weight", f"{place}bias") if n in delta], 1)  # fmt: skip
+        kronecker += float(0.5 * ((S @ D @ A) * D).sum())  # ½ tr(S D A Dᵀ)
+    outside = sum(value for n, value in by_diagonal.items() if n.rpartition(".")[0] not in layers)
+    return {
+        "full": float(0.5 * v @ product(v[:, None])[:, 0]),
+        "diagonal": sum(by_diagonal.values()),
+        f"top {len(values)}": float(0.5 * values @ (vectors.T @ v).square()),
+        "K-FAC": kronecker + outside,
+    }
+
+
+def layer_mass(vectors: Tensor, params: Params) -> dict[str, float]:
+    """Σ_k v_kᵀ P_ℓ v_k for each layer ℓ, P_ℓ the projection on its parameters: they add up to k for unit vectors (P, k)."""
+    mass: dict[str, float] = {}
+    for n, piece in zip(params, vectors.split([p.numel() for p in params.values()])):
+        layer = n.rpartition(".")[0]
+        mass[layer] = mass.get(layer, 0.0) + float(piece.square().sum())
+    return mass
+
+
+def participation_ratio(values: Tensor) -> float:
+    """(Σλ)²/Σλ² = tr²/‖F‖²_F of the whole spectrum: how many directions, if all that count were equally steep."""
+    return float(values.sum() ** 2 / values.square().sum())
+
+
+def stable_rank(values: Tensor) -> float:
+    """Σλ/λ₁ = tr/λ₁ of the whole spectrum: how many directions as steep as the steepest would have its trace."""
+    return float(values.sum() / values.max())
+
+
+def overlap(V: Tensor, W: Tensor) -> float:
+    """‖VᵀW‖²_F/k of two subspaces with orthonormal bases (P, k): 1 if they are the same, k/P on average if random."""
+    return float((V.T @ W).square().sum() / V.shape[1])

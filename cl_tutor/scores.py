@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from .factors import factors, some
-from .vectors import Params, flat, unflat
+from .vectors import Params, flat
 
 DENSE = 2000  # up to so many rows, GGᵀ costs less than the products of a Lanczos run
 
@@ -58,7 +58,7 @@ class Rows(NamedTuple):
     g: Tensor  # (B, K, out·in)
 
     def squares(self) -> Tensor:
-        return self.g.flatten(0, 1).square().sum(0)
+        return sum(few.square().sum(0) for few in self.g.flatten(0, 1).split(32))  # few: what fits the cache
 
     def times(self, V: Tensor) -> Tensor:
         return self.g @ V
@@ -72,23 +72,24 @@ class Rows(NamedTuple):
         return g @ g.T
 
 
-Part = dict[str, Outer | Rows]  # the rows of one batch, parameter by parameter
+Part = dict[str, Outer | Rows]  # the rows of some samples, parameter by parameter
 
 
 def parts(net: nn.Module, *args: Any, **kwargs: Any) -> Iterator[Part]:
-    """G from top to bottom, a batch at a time; its columns in the order of the parameters. Arguments of `factors`."""
-    learnt = [n for n, p in net.named_parameters() if p.requires_grad]
+    """G from top to bottom, some samples at a time; its columns in the order of the parameters. Arguments of `factors`."""
+    names, learnt = dict(net.named_parameters()).keys(), learnable(net).keys()
     for layers in factors(net, *args, **kwargs):
         part: Part = {}
         for layer, (u, d) in layers.items():
             place = f"{layer}." if layer else ""  # the network may be a bare layer
-            part[f"{place}bias"] = Outer(u.new_ones(len(u), 1), d.sum(3))
-            if u.shape[2] == 1:
-                part[f"{place}weight"] = Outer(u[..., 0], d[..., 0])
-            else:
-                part[f"{place}weight"] = Rows(torch.einsum("bkol,bil->bkoi", d, u).flatten(2))
-        if other := set(learnt) - part.keys():
-            raise ValueError(f"{min(other)!r} is of no linear layer or convolution: use fisher_diagonal, fisher_product.")
+            linear = u.shape[2] == 1
+            g = Outer(u[..., 0], d[..., 0]) if linear else Rows(torch.einsum("bkol,bil->bkoi", d, u).flatten(2))
+            part[f"{place}weight"] = g
+            if net.get_submodule(layer).bias is not None:
+                part[f"{place}bias"] = Outer(u.new_ones(len(u), 1), d.sum(3))
+        if other := (learnt - part.keys()) | (part.keys() - names):  # a weight that two layers share has but one name
+            why = "is shared, or of no linear layer or convolution"
+            raise ValueError(f"{min(other)!r} {why}: use fisher_diagonal and fisher_product, which know any network.")
         yield {n: part[n] for n in learnt}
 
 
@@ -121,7 +122,9 @@ class Scores:
     @classmethod
     def of(cls, net: nn.Module, *args: Any, **kwargs: Any) -> Scores:
         """Arguments of `factors`: (net, log_prob, batches, labels="exact", rng=None). Sampled labels are drawn once."""
-        return cls(list(parts(net, *args, **kwargs)), learnable(net))
+        found = list(parts(net, *args, **kwargs))
+        some(len(found))
+        return cls(found, learnable(net))
 
     def shapes(self) -> list[tuple[int, int]]:
         """(B, K) of each part."""
@@ -129,12 +132,13 @@ class Scores:
         return [(len(block[0]), block[-1].shape[1]) for block in blocks]
 
     def samples(self) -> int:
-        return some(sum(B for B, _ in self.shapes()))
+        return sum(B for B, _ in self.shapes())
 
     def times(self, V: Tensor) -> Tensor:
         """G V for columns V (P, k): (R, k)."""
         pieces = V.split([p.numel() for p in self.params.values()])
-        return torch.cat([sum(b.times(v) for b, v in zip(part.values(), pieces)).flatten(0, 1) for part in self.parts])
+        rows = ([block.times(v) for block, v in zip(part.values(), pieces)] for part in self.parts)
+        return torch.cat([torch.stack(by_parameter).sum(0).flatten(0, 1) for by_parameter in rows])
 
     def transposed(self, c: Tensor) -> Tensor:
         """Gᵀc for c (R, k): (P, k)."""

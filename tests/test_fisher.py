@@ -1,10 +1,24 @@
 """The Fisher against brute force: loops over samples and classes with plain autograd, in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
-from cl_tutor.fisher import fisher_diagonal, fisher_product, kfac, top_eigenpairs
+from cl_tutor.fisher import (
+    fisher_diagonal,
+    fisher_product,
+    kfac,
+    layer_mass,
+    overlap,
+    participation_ratio,
+    power_iteration,
+    predictions,
+    stable_rank,
+    top_by_lanczos,
+    top_eigenpairs,
+)
 from cl_tutor.nets import MLP, SmallCNN
 from cl_tutor.vectors import flat, unflat
 
@@ -162,6 +176,82 @@ def test_eigenpairs_of_a_fisher():
     truth, basis = torch.linalg.eigh(full_fisher(net, x))
     close(values, truth.flip(0)[:6], 1e-8)
     assert (vectors.T @ basis.flip(1)[:, :6]).square().sum() > 6 - 1e-6  # the same subspace
+
+
+def known(spectrum):
+    """A symmetric operator with this spectrum, its eigenvectors, and a vector to start from."""
+    rng = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(40, 40, generator=rng, dtype=torch.float64))[0]
+    return lambda V: Q * spectrum @ (Q.T @ V), Q, torch.randn(40, generator=rng, dtype=torch.float64)
+
+
+def test_lanczos_is_the_third_opinion():
+    spectrum = 1.1 ** -torch.arange(40, dtype=torch.float64)
+    product, Q, start = known(spectrum)
+    values, vectors = top_by_lanczos(product, start, 6, tol=1e-12)
+    close(values, spectrum[:6])
+    close(overlap(vectors, Q[:, :6]), 1.0)
+    assert torch.equal(values, top_by_lanczos(product, start, 6, tol=1e-12)[0])  # the start is given, so no chance
+    with pytest.raises(ValueError, match="k must lie between 1 and 39"):
+        top_by_lanczos(product, start, 40)
+
+
+def test_power_iteration_converges_with_the_ratio_of_the_eigenvalues():
+    spectrum = torch.cat([torch.tensor([1.0, 0.5, 0.25]), torch.full((37,), 0.01)]).double()
+    product, Q, start = known(spectrum)
+    value, vector, history = power_iteration(product, start, tol=1e-10)
+    close(float(value), 1.0)
+    close(abs(float(vector @ Q[:, 0])), 1.0)
+    assert [float(value), history[-1][1] <= 1e-10] == [history[-1][0], True]
+    residuals = [r for _, r in history]
+    assert abs(residuals[12] / residuals[11] - 0.5) < 0.01  # λ₂/λ₁ a step
+    quotients = [q for q, _ in history]
+    assert all(a <= b + 1e-12 for a, b in pairwise(quotients))  # rises to λ₁ from below
+    for j in (1, 2):  # deflation
+        value, vector, _ = power_iteration(product, start, Q[:, :j], tol=1e-10)
+        close(float(value), float(spectrum[j]))
+        close(abs(float(vector @ Q[:, j])), 1.0)
+    crawl, _, start = known(torch.cat([torch.tensor([1.0, 0.999]), torch.full((38,), 0.01)]).double())
+    assert len(power_iteration(crawl, start, tol=1e-10)[2]) == 100  # no gap, no convergence
+
+
+def test_what_a_spectrum_and_its_vectors_say():
+    values = torch.tensor([4.0, 4.0, 0.0, 0.0])
+    assert participation_ratio(values) == 2 and stable_rank(values) == 2
+    assert (
+        participation_ratio(torch.tensor([3.0, 1.0])) == pytest.approx(1.6)
+        and stable_rank(torch.tensor([4.0, 1.0])) == 1.25
+    )
+    eye = torch.eye(6)
+    assert overlap(eye[:, :2], eye[:, :2] @ torch.tensor([[0.6, -0.8], [0.8, 0.6]])) == pytest.approx(1)
+    assert overlap(eye[:, :2], eye[:, 1:3]) == 0.5 and overlap(eye[:, :2], eye[:, 2:4]) == 0
+    params = {"a.weight": torch.zeros(2, 2), "a.bias": torch.zeros(1), "b.bias": torch.zeros(1)}
+    assert layer_mass(eye[:, 3:], params) == {"a": 2.0, "b": 1.0}
+
+
+@pytest.mark.parametrize("name", ["mlp", "one sample"])
+def test_predictions_are_quadratic_forms(name):
+    net, x, y = setup(n=1 if name == "one sample" else 7)
+    params = {n: p.detach() for n, p in net.named_parameters()}
+    F, rng = full_fisher(net, x), torch.Generator().manual_seed(0)
+    delta = {n: torch.randn(p.shape, generator=rng, dtype=p.dtype) for n, p in params.items()}
+    v, diagonal = flat(delta), fisher_diagonal(scorer(net), params, [(x, y)])
+    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(F))
+    layers = factors(net, x, y)
+    found = predictions(delta, lambda V: F @ V, diagonal, (values[:3], vectors[:, :3]), layers)
+    assert list(found) == ["full", "diagonal", "top 3", "K-FAC"]
+    close(found["full"], float(0.5 * v @ F @ v))
+    close(found["diagonal"], float(0.5 * v @ (F.diag() * v)))
+    close(found["top 3"], float(0.5 * v @ (vectors[:, :3] * values[:3]) @ (vectors[:, :3].T @ v)))
+    by_layer = {}
+    for layer, (A, S) in layers.items():
+        d = torch.cat([delta[f"{layer}.weight"], delta[f"{layer}.bias"][:, None]], 1).flatten()
+        by_layer[layer] = float(0.5 * d @ torch.kron(S, A) @ d)
+    close(found["K-FAC"], sum(by_layer.values()))
+    only_body = predictions(delta, lambda V: F @ V, diagonal, (values, vectors), {"body.0": layers["body.0"]})
+    head = sum(float(0.5 * (diagonal[n] * d.square()).sum()) for n, d in delta.items() if n.startswith("head"))
+    close(only_body["K-FAC"], by_layer["body.0"] + head)  # the diagonal stands in
+    close(only_body[f"top {len(values)}"], found["full"])
 
 
 def blocks(net, x):
