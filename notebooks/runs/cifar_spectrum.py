@@ -236,8 +236,8 @@ def study(data: Data, epochs: int, seed: int, folder: Path | None) -> dict[str, 
     spectra = []
     for w in kept(folder, f"spectrum-{seed}", partial(checkpoints, data, epochs, seed)):
         print(f"seed {seed}, test accuracy {float(w['accuracy']):.3f}: spectra", flush=True)
-        pair = {labels: spectrum(at(whole, w), labels) for labels in ("exact", "empirical")}
-        spectra.append({"step": int(w["step"]), "accuracy": rounded(w["accuracy"])} | pair)
+        both = {labels: spectrum(at(whole, w), labels) for labels in ("exact", "empirical")}
+        spectra.append({"step": int(w["step"]), "accuracy": rounded(w["accuracy"])} | both)
     found: dict[str, Any] = {"seed": seed, "spectra": spectra, "forgetting": {}}
     (start,) = kept(folder, f"first-{seed}", partial(first_task, data, seed))
     for scenario in ("class", "task"):
