@@ -1,4 +1,4 @@
-"""Lesson 04: the curvature of a softmax, the diagonal Fisher sample by sample, and λ from one Fisher to another.
+"""Lesson 04: the curvature of a softmax, and the diagonal Fisher sample by sample.
 
 The mutants of the Fisher are those of published code: the square of a batch mean, the square of a sum of gradients, the
 labels of the data set, classes that all count alike, dropout left on. Each runs, and each looks like importance.
@@ -32,12 +32,6 @@ def fisher(net, x, y):
     return total
 
 
-def translate(lam, mine, other):
-    """The λ with which the importances `other` pull as hard, by their traces, as `mine` do with `lam`."""
-    trace = lambda omega: sum(o.sum() for o in omega.values())
-    return lam * trace(mine) / trace(other)
-
-
 def logits():
     real = lambda *z: torch.tensor(z, dtype=torch.float64)
     yield "two classes", real(0.3, -0.5)
@@ -57,17 +51,6 @@ def networks():
         net = torch.nn.Sequential(*[m for k, layer in enumerate(layers) for m in (*(between if k else ()), layer)])
         x = 2 * torch.randn(5, 3, generator=rng, dtype=torch.float64)
         yield words, net.double().train(), x, torch.arange(5) % sizes[-1]
-
-
-def importances():
-    """A λ and two Fishers by name, of tensors of unequal sizes: unequal enough that traces, maxima and means differ."""
-    rng = torch.Generator().manual_seed(5)
-    real = lambda *rows: torch.tensor(rows, dtype=torch.float64)
-    small = {"w": real([1.0, 2.0, 3.0], [0.0, 0.0, 2.0]), "b": real(0.5, 1.5)}
-    yield "by hand", 2.0, small, {"w": real([0.1, 0.0, 0.1], [0.0, 0.2, 0.1]), "b": real(0.2, 0.3)}
-    yield "thirty times smaller", 100.0, small, {n: f / 30 for n, f in small.items()}
-    draw = lambda power: {n: torch.rand(s, generator=rng).double() ** power for n, s in (("w", 40), ("b", 4))}
-    yield "two shapes", 5.0, draw(2), draw(9)
 
 
 def _scores(net, x):
@@ -163,7 +146,7 @@ q2 = Exercise(
         "Two loops: over the images and over the classes. For each pair one gradient of log p, squared *there and then*, "
         "and weighed by how much the network itself believes in that class. What are the labels for? And is the "
         "network in the right mode?",
-        r"$F_{ii} = \frac1N \sum_n \sum_c p(c\mid x_n)\, s_i(x_n, c)^2$, equation (4.8). `net.eval()` switches dropout "
+        r"$F_{ii} = \frac1N \sum_n \sum_c p(c\mid x_n)\, s_i(x_n, c)^2$, equation (4.6). `net.eval()` switches dropout "
         "off; `image[None]` is a batch of one.",
         """
         ```python
@@ -176,39 +159,6 @@ q2 = Exercise(
                 score = torch.autograd.grad(..., weights, retain_graph=True)
                 total = [f + ... for f, s in zip(total, score)]
         return total
-        ```
-        """,
-    ),
-)
-
-q3 = Exercise(
-    name="λ from one Fisher to another",
-    reference=translate,
-    cases=importances,
-    mutants={
-        "has the ratio upside down": lambda lam, a, b: lam**2 / translate(lam, a, b),
-        "keeps λ as it is": lambda lam, a, b: lam,
-        "compares the largest entries instead of the traces": lambda lam, a, b: (
-            lam * max(f.max() for f in a.values()) / max(f.max() for f in b.values())
-        ),
-        "compares the means of the tensors' means, whatever their sizes": lambda lam, a, b: (
-            lam * sum(f.mean() for f in a.values()) / sum(f.mean() for f in b.values())
-        ),
-        "takes the mean of a ratio for each tensor": lambda lam, a, b: (
-            lam * sum(a[n].sum() / b[n].sum() for n in a) / len(a)
-        ),
-        "compares the norms": lambda lam, a, b: (
-            lam * sum((f**2).sum() for f in a.values()).sqrt() / sum((f**2).sum() for f in b.values()).sqrt()
-        ),
-    },
-    hints=(
-        "The network feels λ times Ω and never one of the two alone. If Ω is thirty times smaller, what must λ be?",
-        r"$\lambda'\,\mathrm{tr}\,\Omega' = \lambda\,\mathrm{tr}\,\Omega$. The trace of a diagonal is the sum of all its "
-        "entries, over all tensors.",
-        """
-        ```python
-        trace = lambda omega: sum(o.sum() for o in omega.values())
-        return lam * ...
         ```
         """,
     ),
