@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
+from torch.func import grad_and_value
 
 from .vectors import Params, flat, unflat
 
@@ -50,6 +52,31 @@ def barrier(losses: np.ndarray) -> float:
     """How far the loss on a line rises above the straight line between its ends (Frankle et al. 2020)."""
     chord = np.linspace(losses[0], losses[-1], len(losses))
     return float((losses - chord).max())
+
+
+def descend(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int = 2000, tol: float = 1e-5) -> list[Tensor]:
+    """The path of BFGS from `start` (P,) down to where every |∂L/∂θ_i| ≤ tol: an optimum, not just a low place."""
+    path, slope = [start], grad_and_value(loss)
+
+    def both(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        g, value = slope(torch.from_numpy(theta).to(start))
+        return value.item(), g.double().numpy()
+
+    note = lambda theta: path.append(torch.from_numpy(theta.copy()).to(start))
+    found = minimize(both, start, jac=True, method="BFGS", callback=note, options={"maxiter": steps, "gtol": tol})
+    if not np.abs(found.jac).max() <= 10 * tol:  # SciPy gives up a little earlier where rounding ends the search
+        raise ValueError(
+            f"No optimum in {found.nit} steps of BFGS, |slope| = {np.abs(found.jac).max():.1g}: allow more."
+        )
+    return path
+
+
+def ellipse(center: Tensor, A: Tensor, c: float, points: int = 81) -> Tensor:
+    """The δ in the plane with ½ δᵀAδ = c, around `center` (2,): points (points, 2). A must be positive definite."""
+    turn = torch.linspace(0, 2 * torch.pi, points, dtype=A.dtype)
+    circle = torch.stack([turn.cos(), turn.sin()])
+    factor = torch.linalg.cholesky(A)  # A = R Rᵀ, so δ = R⁻ᵀ u has δᵀAδ = uᵀu
+    return center + (2 * c) ** 0.5 * torch.linalg.solve_triangular(factor.T, circle, upper=True).T
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cl_tutor.landscape import Plane, barrier, cosine, gradient, layer_cosines, line, surface
+from cl_tutor.landscape import Plane, barrier, cosine, descend, ellipse, gradient, layer_cosines, line, surface
 from cl_tutor.vectors import flat, unflat
 
 H = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
@@ -70,3 +70,22 @@ def test_a_point_off_the_plane_says_how_far():
 def test_three_points_on_one_line_are_refused():
     with pytest.raises(ValueError, match="lie on one line"):
         Plane.through(point(0.0, 0.0), point(1.0, 1.0), point(2.0, 2.0))
+
+
+def test_descend_arrives_at_the_optimum_and_keeps_its_way():
+    A, at = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double(), torch.tensor([1.0, -3.0]).double()
+    loss = lambda theta: (theta - at) @ A @ (theta - at) + (theta - at).pow(4).sum()
+    path = descend(loss, torch.zeros(2).double(), tol=1e-8)
+    heights = [loss(theta).item() for theta in path]
+    assert torch.equal(path[0], torch.zeros(2).double()) and (path[-1] - at).abs().max() < 1e-6
+    assert heights == sorted(heights, reverse=True) and len(set(heights)) == len(heights) > 3, "each step is its own"
+    with pytest.raises(ValueError, match="No optimum in 2 steps"):
+        descend(loss, torch.zeros(2).double(), steps=2)
+
+
+def test_ellipse_is_where_the_bowl_has_the_height():
+    A, center = torch.tensor([[2.0, -0.9], [-0.9, 0.5]]).double(), torch.tensor([1.0, -3.0]).double()
+    delta = ellipse(center, A, c=0.7) - center
+    assert torch.allclose((delta @ A * delta).sum(1) / 2, torch.full((81,), 0.7).double())
+    assert torch.allclose(delta[0], delta[-1]) and len(delta.round(decimals=6).unique(dim=0)) == 80
+    assert torch.allclose(delta[:-1].mean(0), torch.zeros(2).double(), atol=1e-12), "it goes all the way round"
