@@ -1,5 +1,7 @@
 """The loop: what it promises to methods, and that without methods it is plain training."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -161,6 +163,12 @@ def test_the_callers_thread_count_is_put_back(stream):
     before = torch.get_num_threads()
     train(Learner(MLP((64, 10)), stream, threads=2 if before == 1 else 1))
     assert torch.get_num_threads() == before
+
+
+def test_the_package_asks_for_one_thread_so_that_a_loop_by_hand_adds_up_in_the_same_order():
+    code = "import torch; torch.set_num_threads(4); import cl_tutor; print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_joint_training_forgets_nothing_where_naive_forgets_much():
