@@ -16,8 +16,9 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from .factors import LABELS as LABELS  # found here as well
 from .factors import Batches, Kronecker, check_labels, one_label, samples_alone, some
-from .factors import kfac as kfac  # found here as well
+from .factors import kfac as kfac
 from .vectors import Params, flat, unflat
 
 LogProb = Callable[..., Tensor]  # (params, *one sample) -> log p(·|x): (C,)

@@ -113,7 +113,7 @@ q1 = Exercise(
         "leaves the logits as they are, without a softmax": lambda z: torch.diag(z) - torch.outer(z, z),
     },
     hints=(
-        "Differentiate twice. The first derivative of the cross-entropy by the logits is p minus the one-hot label: the "
+        "Differentiate twice. The cross-entropy's first derivative by the logits is p minus the one-hot label: the "
         "label is a constant in it, and the second derivative no longer knows it.",
         r"$\dfrac{\partial p_c}{\partial z_d} = p_c\,(\mathbf 1[c = d] - p_d)$: a diagonal, minus an outer product.",
         """
@@ -143,7 +143,7 @@ q2 = Exercise(
         "forgets the square": _weighted(lambda p, s: p * s),
     },
     hints=(
-        "Two loops: over the images and over the classes. For each pair one gradient of log p, squared *there and then*, "
+        "Two loops: over the images and the classes. For each pair one gradient of log p, squared *there and then*, "
         "and weighed by how much the network itself believes in that class. What are the labels for? And is the "
         "network in the right mode?",
         r"$F_{ii} = \frac1N \sum_n \sum_c p(c\mid x_n)\, s_i(x_n, c)^2$, equation (4.6). `net.eval()` switches dropout "

@@ -214,7 +214,7 @@ q3 = Exercise(
     hints=(
         "P_ℓ keeps a layer's entries of a vector and sets the others to 0. What is vᵀP_ℓv, then, in terms of the "
         "entries that are kept?",
-        r"$v_k^\top P_\ell v_k = \sum_{i \in \ell} v_{k,i}^2$; multiply by $w_k$ and add up over $k$. Over all layers it "
+        r"$v_k^\top P_\ell v_k = \sum_{i \in \ell} v_{k,i}^2$; times $w_k$, added up over $k$. Over all layers it "
         r"gives $\sum_k w_k$.",
         """
         `V[rows]` are the rows of one layer, (P_ℓ, k); weights (k,) multiply its columns.

@@ -254,7 +254,7 @@ def protocol() -> dict[str, Any]:
         "data": "CIFAR-10, pixels (x/255 - 0.5)/0.25, no augmentation",
         "network": "SmallCNN: conv 5x5 (3, 16), pool, conv 5x5 (16, 32), pool, fc (800, 44), fc (44, 10); ReLU",
         "training": "SGD, momentum 0.9, batches of 128, lr from 0.05 to 0 on a straight line over all epochs",
-        "looks": "10,000 test images every 195 steps; spectra at the first look at or above each target, and at the end",
+        "looks": "10,000 test images every 195 steps; spectra at the first look that reaches a target, and at the end",
         "targets": TARGETS,
         "layers": LAYERS,
         "parameters": {layer: sum(p.numel() for p in getattr(SmallCNN(), layer).parameters()) for layer in LAYERS},
