@@ -174,7 +174,8 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
   const axes = svg("g", { class: "clt-axes", "aria-hidden": "true" });
   const inside = svg("svg", { overflow: "hidden" }), over = svg("g");
   const node = svg("svg", { class: "clt-plot", role: "group", "aria-label": name }, axes, inside, over);
-  const left = y.ticks === false ? 10 : 50, right = 14, top = y.label ? 28 : 12, bottom = x.ticks === false ? 12 : x.label ? 46 : 28;
+  const left = y.ticks === false ? 20 : 50, right = 20, top = y.label ? 28 : 12;
+  const bottom = x.ticks === false ? 12 : x.label ? 46 : 28;
   let width = 0, w = 1, h = 1;
   const along = (axis, v) => (axis.log ? Math.log10(v / axis.range[0]) / Math.log10(axis.range[1] / axis.range[0])
     : (v - axis.range[0]) / (axis.range[1] - axis.range[0]));
