@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from . import _torchvision, spec
 from .data import Data, catalogue, default_root, digits, load
+from .exercises import progress, reader, teacher
 from .learn import Diverged, Learner, train
 from .nets import MLP, SmallCNN
 from .results import Results
@@ -359,6 +360,57 @@ def _course() -> Path:
             shutil.copyfile(file, target)
     out.print(f"Your notebooks are in {mine}: change them as you like, they are never overwritten.", soft_wrap=True)
     return mine
+
+
+# -- learning and teaching ---------------------------------------------------------------------------------------------
+
+
+@app.command(name="progress")
+def progress_(reset: Annotated[bool, typer.Option("--reset", help="Forget all of it.")] = False) -> None:
+    """What do you forget? Your answers and predictions so far, which never leave this machine."""
+    with refusals():
+        if reset:
+            progress.reset()
+            out.print(f"Your progress is empty: {progress.path()} is deleted.", soft_wrap=True)
+            return
+        stored = progress.read()
+        if (known := reader.knowledge()) is None:
+            out.print("You have answered nothing yet: `cl-tutor lab` opens the course.")
+        else:
+            met, results = known
+            names = ", ".join(f"task {j} is lesson {k:02d}" for j, k in enumerate(met, 1))
+            out.print(results, f"Here {names}.", soft_wrap=True)
+        for about, (said, measured) in stored["guesses"].items():
+            out.print(f"{about}: you said {said}, measured {measured}", soft_wrap=True, markup=False)
+        out.print(f"Stored in {progress.path()}; --reset deletes it.", soft_wrap=True, markup=False)
+
+
+Lesson = Annotated[int, typer.Argument(min=0, help="The lesson's number, such as 5.", show_default=False)]
+
+
+@app.command()
+def sheet(lesson: Lesson) -> None:
+    """Print the derivation of a lesson as Markdown, each step checked now: `cl-tutor sheet 5 > derivation.md`."""
+    with refusals():
+        typer.echo(teacher.sheet(lesson), nl=False)
+
+
+@app.command()
+def lecturer(
+    lessons: Annotated[
+        list[int] | None, typer.Argument(help="Their numbers; default: all.", show_default=False)
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the copies go.")] = Path("lecturer"),
+) -> None:
+    """Write the lecturer's copy of lessons: every solution filled in, with notes for teaching."""
+    with refusals():
+        folder.mkdir(parents=True, exist_ok=True)
+        for k in lessons or reader.LESSONS:
+            reader.module(k)  # refuses a lesson that does not exist
+            name = f"{k:02d}_{reader.LESSONS[k]}.ipynb"
+            copy = teacher.lecturers_copy(json.loads((_notebooks() / name).read_text(encoding="utf-8")), k)
+            (folder / name).write_text(json.dumps(copy, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            out.print(str(folder / name), soft_wrap=True, markup=False, highlight=False)
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------

@@ -136,8 +136,11 @@ def show(figure: Any, alt: str = "", still: Figure | None = None) -> None:
 
 
 @mpl.rc_context(STYLE)
-def matrix(results: Results, title: str = "Accuracy after each task") -> Picture:
-    """R as a heat map under the row b. Framed: BWT, diagonal -> last row (solid); FWT, b -> superdiagonal (dashed)."""
+def matrix(results: Results, title: str = "Accuracy after each task", names: Sequence[str] | None = None) -> Picture:
+    """R as a heat map under the row b. Framed: BWT, diagonal -> last row (solid); FWT, b -> superdiagonal (dashed).
+
+    `names`, one a task, replace "task 1", "task 2", ...
+    """
     R, b, T = results.R, results.b, len(results.R)
     rows = np.vstack([b, R])  # row 0 is b, so R[i, j] is drawn at (i + 1, j)
     figure = Figure(figsize=(7.2, 1.9 + 0.48 * (T + 1)))
@@ -147,8 +150,11 @@ def matrix(results: Results, title: str = "Accuracy after each task") -> Picture
     for (i, j), value in np.ndenumerate(rows):
         ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=12 if T <= 8 else 8)
     ax.axhline(0.5, color="white", linewidth=5, zorder=0.9)
-    names = [f"task {j + 1}" for j in range(T)]
-    ax.set_xticks(range(T), names if T <= 8 else [str(j + 1) for j in range(T)])
+    short = list(names or [f"task {j + 1}" if T <= 8 else str(j + 1) for j in range(T)])
+    names = list(names or [f"task {j + 1}" for j in range(T)])
+    if len(names) != T:
+        raise ValueError(f"names needs one name for each of the {T} tasks, but it holds {len(names)}.")
+    ax.set_xticks(range(T), short)
     ax.set_yticks(range(T + 1), ["before training", *names])
     ax.set(xlabel="tested on", ylabel="after training on", title=title)
     ax.tick_params(length=0)

@@ -1,6 +1,7 @@
 """What all tests share: one torch thread, and MNIST where this machine has it."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # small networks run fastest on one thread, and workers share the cores
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["CL_TUTOR_HOME"] = tempfile.mkdtemp(prefix="cl-tutor-")  # nobody's own progress is read or written
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import os
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,7 +313,8 @@ def execute(nb: NotebookNode, folder: Path, name: str = "notebook") -> NotebookN
             record_timing=False,
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
-        client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path})
+        with tempfile.TemporaryDirectory() as home:  # the outputs are those of a reader who has done nothing yet
+            client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CL_TUTOR_HOME": home})
     nb.metadata["cl_tutor"] = {"source_sha": source_sha(nb)}
     return clean(nb)
 

@@ -22,7 +22,8 @@ from cl_tutor.exercises import scenarios_and_metrics as lesson_03
 from cl_tutor.exercises.harness import difference, shown
 from cl_tutor.results import Results
 
-MODULES = [m.name for m in pkgutil.iter_modules(cl_tutor.exercises.__path__) if m.name != "harness"]
+SERVES = {"harness", "progress", "reader", "teacher"}
+MODULES = [m.name for m in pkgutil.iter_modules(cl_tutor.exercises.__path__) if m.name not in SERVES]
 NOTEBOOKS = sorted(refresh.NOTEBOOKS.glob("*.ipynb"))
 
 

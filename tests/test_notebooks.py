@@ -1,5 +1,6 @@
 """Every committed notebook obeys every rule of refresh.py, and every rule catches the notebook that breaks it."""
 
+import re
 import subprocess
 import sys
 
@@ -319,3 +320,53 @@ def test_refresh_says_so_where_there_is_nothing_to_do(tmp_path, monkeypatch, cap
     with pytest.raises(typer.Exit) as ended:
         refresh.main()
     assert ended.value.exit_code == 1 and "There are no notebooks in" in capsys.readouterr().out
+
+
+# ---- notation --------------------------------------------------------------------------------------------------------
+
+GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi varphi chi psi"
+)
+GREEK += " omega Gamma Delta Theta Lambda Sigma Phi Psi Omega nabla ell"
+
+
+def letters(markdown):
+    """The Greek and the single Latin letters in the mathematics of a text; words in \\text, \\mathrm and the like are none."""
+    found = set()
+    for formula in re.findall(
+        r"\$\$(.*?)\$\$|(?<![\\$])\$([^$\n]+)\$", re.sub(r"```.*?```|`[^`]*`", "", markdown, flags=re.S), re.S
+    ):
+        tex = re.sub(
+            r"\\(text\w*|mathrm|mathsf|operatorname\*?|tag\*?|label|begin|end|color)\s*\{[^{}]*\}",
+            " ",
+            "".join(formula),
+        )
+        tex = re.sub(r"\\math(bb|cal|bf|frak)\s*\{?([A-Za-z])\}?", r" \2 ", tex)
+        found |= {c for c in re.findall(r"\\([A-Za-z]+)", tex) if c in GREEK.split()}
+        found |= set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", tex)))
+    return found
+
+
+def notation():
+    """{letter: the first lesson that may use it}"""
+    rows = re.findall(
+        r"^\| (.+?) \| .+ \| (\d\d) \|$", (refresh.NOTEBOOKS / "NOTATION.md").read_text(encoding="utf-8"), re.M
+    )
+    return {letter: int(lesson) for symbols, lesson in reversed(rows) for letter in letters(symbols)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_symbol_is_used_before_the_table_of_notation_has_it(path):
+    known = notation()
+    used = {letter for c in refresh.prose_cells(refresh.read(path)) for letter in letters(c.source)}
+    early = {
+        letter: known.get(letter, "not in NOTATION.md")
+        for letter in used
+        if known.get(letter, 100) > int(path.stem[:2])
+    }
+    assert not early
+
+
+def test_letters_are_found_in_mathematics_alone():
+    text = r"I am $\theta_1^* + \mathcal{L}(x)\text{ if so}$ and `$y$` $$\operatorname{tr} F = \sum_k \lambda_k \tag{1.a}$$ a cost of \$5 Z"
+    assert letters(text) == {"theta", "L", "x", "F", "k", "lambda"}

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import progress
+
 # status: (symbol, Okabe-Ito colour of the bar); the words say the same, for whoever sees neither
 STATUS = {"correct": ("✓", "#009E73"), "incorrect": ("✗", "#D55E00"), "not attempted": ("○", "#0072B2")}
 STEPS = ("the idea", "the formula", "the skeleton")
@@ -67,7 +69,14 @@ class Exercise:
         return f"Exercise {self.name}: .check(answer), .hint(), .solution()"
 
     def check(self, answer: Any) -> Verdict:
-        """Compare an answer with the reference, case by case, and stop at the first that differs."""
+        """Compare an answer with the reference, case by case, and stop at the first that differs; note how it ended."""
+        verdict = self._verdict(answer)
+        package, _, module = self.reference.__module__.rpartition(".")
+        if package == __package__ and verdict.status != "not attempted":  # an exercise of the course, tried
+            progress.exercise(module, self.name, verdict.status)
+        return verdict
+
+    def _verdict(self, answer: Any) -> Verdict:
         cases = list(self.cases() if callable(self.cases) else self.cases)
         if unfinished(answer):
             return self._not_attempted()
