@@ -7,6 +7,7 @@ script may run (an untrusted notebook, GitHub), the picture and its alt text are
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -35,8 +36,21 @@ _HOST = """<div class="clt-island">%(fallback)s</div>
 })();</script>"""
 
 
+_STATIC = Path(__file__).parent / "static"
+
+
+def module(name: str) -> str:
+    """The source of an explorable: what all share (kit.js), then its own file. One module, for neither may import."""
+    return "\n".join((_STATIC / part).read_text(encoding="utf-8") for part in ("kit.js", name))
+
+
 class Island(anywidget.AnyWidget):
-    """An anywidget whose output also holds its island, and the PNG of `picture()`: the widget as it now stands."""
+    """An anywidget whose output also holds its island, and the PNG of `picture()`: the widget as it now stands.
+
+    A subclass sets `_esm = module("its_own.js")`, declares its state as synced traits, and draws its `picture()`.
+    """
+
+    _css = _STATIC / "clt.css"
 
     def picture(self) -> Picture:
         """What a reader sees where nothing can run; every explorable draws its own."""
@@ -53,7 +67,8 @@ class Island(anywidget.AnyWidget):
 
     @classmethod
     def _own_traits(cls) -> set[str]:
-        return set(cls.class_trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
+        names = set(cls.class_trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
+        return {name for name in names if not name.startswith("_")}  # anywidget adds module and style as traits
 
     def __repr__(self) -> str:  # anywidget's own holds an address, which changes on every run
         return f"{type(self).__name__}: {self.picture().alt}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import traitlets
 
 from .. import plots
 from ..results import Results
-from .island import Island
-
-_STATIC = Path(__file__).parent / "static"
+from .island import Island, module
 
 
 class REditor(Island):
@@ -22,8 +19,7 @@ class REditor(Island):
     -0.6000000000000001
     """
 
-    _esm = _STATIC / "r_editor.js"
-    _css = _STATIC / "clt.css"
+    _esm = module("r_editor.js")
     presets = traitlets.Dict().tag(sync=True)
     R: traitlets.List = traitlets.List().tag(sync=True)
     b: traitlets.List = traitlets.List().tag(sync=True)

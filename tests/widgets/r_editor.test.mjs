@@ -1,13 +1,11 @@
 // node --test: the mathematics and the sentences of the explorable with no browser. CLT_CASES: a JSON file from Python.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-const source = readFileSync(new URL("../../cl_tutor/widgets/static/r_editor.js", import.meta.url));
-const module = await import("data:text/javascript;base64," + source.toString("base64"));
-const { metrics, num, sentence, terms, transpose, value } = module;
+import { cases, load, near } from "./load.mjs";
+
+const { metrics, num, sentence, terms, transpose, value } = await load("r_editor.js");
 const R = [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.5, 0.6, 0.95]], b = [0.1, 0.15, 0.2];
-const near = (x, y) => assert.ok(Math.abs(x - y) < 1e-6, `${x} is not ${y}`);
 
 test("the four numbers of a matrix worked by hand", () => {
   const m = metrics(R, b);
@@ -42,9 +40,8 @@ test("a sentence carries its own arithmetic, and no minus before zero", () => {
   assert.equal(num(-0.0001), "0.000");
 });
 
-if (process.env.CLT_CASES)
+if (cases)
   test("equal to Python on random matrices", () => {
-    const cases = JSON.parse(readFileSync(process.env.CLT_CASES));
     assert.ok(cases.length >= 20);
     for (const { R, b, metrics: expected } of cases)
       for (const [key, x] of Object.entries(expected)) near(metrics(R, b)[key], x);

@@ -1,4 +1,4 @@
-// An R to edit. R[i][j]: accuracy on task j after training on task i; b[j]: before any training. No imports.
+// An R to edit. R[i][j]: accuracy on task j after training on task i; b[j]: before any training. After kit.js.
 
 const mean = (v) => (v.length ? v.reduce((s, x) => s + x, 0) / v.length : NaN);
 
@@ -36,10 +36,6 @@ const METRICS = {
   fwt: ["FWT", "the mean of: just before training on the task, minus before any training"],
 };
 
-export function num(x, digits = 3) {
-  return Number.isFinite(x) ? x.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−") : "undefined";
-}
-
 export function sentence(metric, R, b) {
   const parts = terms(metric, R).map(({ plus, minus }) => {
     const p = num(cell(R, b, plus), 2);
@@ -52,22 +48,10 @@ export function sentence(metric, R, b) {
 
 // ----------------------------------------------------------------------------------------------------------- view
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, v] of Object.entries(attributes)) node.setAttribute(key, v);
-  node.append(...children);
-  return node;
-}
-
 function render({ model, el }) {
   const presets = model.get("presets");
   let lit = "acc", peek = null, flipped = false, before = null, chosen = Object.keys(presets)[0], inputs = new Map();
 
-  const button = (label, act) => {
-    const node = make("button", { type: "button", "aria-pressed": "false" }, label);
-    node.addEventListener("click", act);
-    return node;
-  };
   const choices = Object.keys(presets).map((name) => button(name, () => load(name)));
   const flip = button("transpose R", () => {
     flipped = !flipped;
@@ -90,9 +74,7 @@ function render({ model, el }) {
     make("div", { class: "clt-scroll" }, table),
     make("div", { class: "clt-meters", role: "group", "aria-label": "Metrics" }, ...meters.map((m) => m.node)),
     says, make("div", { class: "clt-bar" }, flip), trap);
-  // JupyterLab must not read an arrow or a letter typed here as one of its commands
-  const forLab = (e) => e.key === "Escape" || (e.key === "Enter" && (e.shiftKey || e.ctrlKey));
-  root.addEventListener("keydown", (e) => { if (!forLab(e)) e.stopPropagation(); });
+  keepKeys(root);
 
   function write(R, b) {
     model.set("R", R);
