@@ -413,6 +413,21 @@ def lecturer(
             out.print(str(folder / name), soft_wrap=True, markup=False, highlight=False)
 
 
+@app.command(name="site")
+def site_(
+    target: Annotated[
+        Path, typer.Option("--out", help="The folder to write; an earlier site in it is replaced.")
+    ] = Path("site"),
+    mathjax: Annotated[Path | None, typer.Option(help="A copy of MathJax 3's tex-mml-svg.js; default: npm's.")] = None,
+) -> None:
+    """Build the course as pages that need no kernel and no network."""
+    from . import site
+
+    with refusals():
+        site.build(_notebooks().parent, target, mathjax)
+        out.print(f"Open {target / 'index.html'} in a browser: no server is needed.", soft_wrap=True, highlight=False)
+
+
 # -- doctor ------------------------------------------------------------------------------------------------------------
 
 

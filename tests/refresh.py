@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from cl_tutor.site import source_sha
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CELL_SECONDS = 180
@@ -74,11 +76,6 @@ def words(markdown: str) -> int:
 def code_lines(source: str) -> int:
     """Lines that are neither blank nor only a comment."""
     return sum(1 for line in source.splitlines() if line.strip() and not line.strip().startswith("#"))
-
-
-def source_sha(nb: NotebookNode) -> str:
-    """A fingerprint of all sources: outputs belong to them and to nothing else."""
-    return hashlib.sha256(json.dumps([(c.cell_type, c.source) for c in nb.cells]).encode()).hexdigest()[:16]
 
 
 def texts(output: NotebookNode) -> str:

@@ -59,7 +59,7 @@ def lecturers_copy(notebook: dict[str, Any], lesson: int) -> dict[str, Any]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     sources = [cell["source"] for cell in copy["cells"] if cell["cell_type"] == "code"]
-    checked = re.findall(r"^(q\d+)\.check\((\w+)\)", "\n".join(sources), re.M)
+    checked = re.findall(r"^[^#\n]*\b(q\d+)\.check\((\w+)\)", "\n".join(sources), re.M)
     for q, name in checked:
         exercise = getattr(m, q)
         if not _fill(copy["cells"], name, exercise):
