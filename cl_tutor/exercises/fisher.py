@@ -163,3 +163,7 @@ q2 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

@@ -224,3 +224,7 @@ q3 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

@@ -134,3 +134,7 @@ q2 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

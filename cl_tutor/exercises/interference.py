@@ -124,3 +124,7 @@ q2 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

@@ -166,3 +166,7 @@ q3 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

@@ -28,7 +28,19 @@ LESSONS = {  # in their order; the notebook of lesson 5 is notebooks/05_ewc.ipyn
     1: "interference",
     2: "loss_basins",
     3: "scenarios_and_metrics",
+    4: "fisher",
+    5: "ewc",
+    6: "importance",
+    7: "lwf",
+    8: "replay",
+    9: "projection",
+    10: "architectures",
+    11: "class_incremental",
     12: "fisher_spectrum",
+    13: "meta_learning",
+    14: "putting_it_together",
+    90: "bug_museum",
+    91: "claims",
 }
 
 

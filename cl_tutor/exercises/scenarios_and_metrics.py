@@ -136,3 +136,7 @@ q3 = Exercise(
         """,
     ),
 )
+
+questions = ()
+derivation = ()
+notes = ""

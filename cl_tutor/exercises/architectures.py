@@ -1,0 +1,5 @@
+"""Lesson 10: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

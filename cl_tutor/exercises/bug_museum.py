@@ -1,0 +1,5 @@
+"""Lesson 90: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

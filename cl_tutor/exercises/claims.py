@@ -1,0 +1,5 @@
+"""Lesson 91: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

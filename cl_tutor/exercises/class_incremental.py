@@ -1,0 +1,5 @@
+"""Lesson 11: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

@@ -1,0 +1,5 @@
+"""Lesson 05: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

@@ -1,0 +1,5 @@
+"""Lesson 06: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

@@ -1,0 +1,5 @@
+"""Lesson 07: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

@@ -1,0 +1,5 @@
+"""Lesson 14: being written."""
+
+questions = ()
+derivation = ()
+notes = ""

@@ -1,0 +1,5 @@
+"""Lesson 08: being written."""
+
+questions = ()
+derivation = ()
+notes = ""
