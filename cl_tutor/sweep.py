@@ -179,7 +179,8 @@ def run(experiment: Experiment, device: str = "cpu") -> Record:
             record["diverged"] = f"task {learner.seen} of {experiment.tasks}: {caught[0].message if caught else e}"
     record["seconds"] = round(time.process_time() - cpu if device == "cpu" else time.perf_counter() - start, 3)
     record["kept"] = kept(learner)
-    record |= {"watched": m.seen for m in learner.methods if isinstance(m, Watch)}
+    if watches := [m for m in learner.methods if isinstance(m, Watch)]:
+        record["watched"] = watches[0].seen
     return record | {"notes": [str(w.message) for w in caught][:1], "machine": machine(device)}
 
 
