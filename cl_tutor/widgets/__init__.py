@@ -2,5 +2,6 @@
 
 from .ewc_well import EWCWell
 from .r_editor import REditor
+from .reservoir_stream import ReservoirStream
 
-__all__ = ["EWCWell", "REditor"]
+__all__ = ["EWCWell", "REditor", "ReservoirStream"]

@@ -135,8 +135,9 @@ function render({ model, el }) {
       lines[k].to(at.map((x) => [x, f(x)]).filter(([, y]) => y < 3 * highest)));
     const [gentle, wild] = [true, false].map((proximal) => walk((x) => fresh(x)[1], s, proximal, STEPS));
     [gentle, wild].forEach((path, k) => {
-      bounce[k].to(path.slice(0, 12).map((x) => [x, total(x)]));
-      walks[k].to(path.map((x, t) => [t, x]));
+      const gone = path.findIndex((x) => x < at[0] || x > at.at(-1)), seen = gone < 0 ? path : path.slice(0, gone + 1);
+      bounce[k].to(seen.slice(0, 12).map((x) => [x, total(x)]));
+      walks[k].to(seen.map((x, t) => [t, x]));
     });
     homes[0][1].setAttribute("d", `M${losses.X(s.anchor)} 0V${losses.size[1]}`);
     homes[1][1].setAttribute("d", `M0 ${steps.Y(s.anchor)}H${steps.size[0]}`);
