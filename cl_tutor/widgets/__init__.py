@@ -3,5 +3,6 @@
 from .ewc_well import EWCWell
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
+from .two_valleys import TwoValleys
 
-__all__ = ["EWCWell", "REditor", "ReservoirStream"]
+__all__ = ["EWCWell", "REditor", "ReservoirStream", "TwoValleys"]
