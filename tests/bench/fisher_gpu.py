@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -101,6 +102,20 @@ def counted(found, k):
         scores.Scores.times = times
 
 
+def measure(net, x, y, size, device, note):
+    """Every row for one N and one way to cut it."""
+    note("floor", seconds(lambda: floor(net, x, y, size), device)[0])
+    for labels in LABELS:
+        moved, ask = bytes_of_factors(net, x, y, labels), (net, of_batch(net), pieces(x, y, size), labels)
+        note(f"diagonal {labels}", seconds(lambda ask=ask: flat(diagonal(*ask)), device)[0], moved)
+        s, held = seconds(lambda ask=ask: Scores.of(*ask), device, 3)
+        note(f"G held {labels}", s, moved, held_gb=round(bytes_of(held) / 1e9, 3))
+        v = torch.randn(flat(held.params).numel(), 1, device=device)
+        note(f"product {labels}", seconds(lambda G=held, v=v: G.product(v), device)[0], 2 * bytes_of(held))
+        s, (_, products) = seconds(lambda G=held: counted(G, K), device, 1)
+        note(f"top-{K} {labels}", s, 2 * bytes_of(held) * products or None, products=products)
+
+
 def close(a, b):
     """Relative error of a vector, and the largest one of its entries."""
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
@@ -135,26 +150,12 @@ def main():
 
     sizes = (40, 80) if args.quick else (1000, 5000)
     for N in sizes:
-        net, x, y = problem(N, args.device)
-        for how, size, rows in (("batches 50, rows 128", 50, 128), ("batches 1000, rows 9000", 1000, 9000)):
+        for size, rows in ((50, 128), (1000, 9000)):
             factors.ROWS = rows
-            note(N, how, "floor", seconds(lambda: floor(net, x, y, size), args.device)[0])
-            for labels in LABELS:
-                moved = bytes_of_factors(net, x, y, labels)
-                ask = (net, of_batch(net), pieces(x, y, size), labels)
-                s, found = seconds(lambda: flat(diagonal(*ask)), args.device)
-                note(N, how, f"diagonal {labels}", s, moved)
-                s, held = seconds(lambda: Scores.of(*ask), args.device, 3)
-                note(N, how, f"G held {labels}", s, moved, held_gb=round(bytes_of(held) / 1e9, 3))
-                v = torch.randn(len(found), 1, device=args.device)
-                s, _ = seconds(lambda: held.product(v), args.device)
-                note(N, how, f"product {labels}", s, 2 * bytes_of(held))
-                s, (_, products) = seconds(lambda: counted(held, K), args.device, 1)
-                note(N, how, f"top-{K} {labels}", s, 2 * bytes_of(held) * products or None, products=products)
-                del held
+            measure(*problem(N, args.device), size, args.device, partial(note, N, f"batches {size}, rows {rows}"))
 
     print("\nagainst float64 on the CPU: diagonal (whole vector), top 20 (worst value)", flush=True)
-    net, x, y = problem(sizes[0] // 2, args.device)
+    net, x, y = problem(max(50, sizes[0] // 2), args.device)
     twin, X, Y = SmallCNN().double(), x.cpu().double(), y.cpu()
     twin.load_state_dict({n: p.cpu().double() for n, p in net.state_dict().items()})
     report["errors"] = []
