@@ -5,6 +5,7 @@ the draw are published bugs; each of them trains, and most leave a healthy accur
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -411,7 +412,7 @@ def limit(at: Callable[[float], torch.Tensor], start: float = 20.0, halvings: in
     """lim at(T) for T -> ∞, from finite T: the powers of 1/T are removed one by one (Richardson)."""
     row = [at(start * 2**k) for k in range(halvings)]
     for power in range(1, halvings):
-        row = [(2**power * b - a) / (2**power - 1) for a, b in zip(row, row[1:])]
+        row = [(2**power * b - a) / (2**power - 1) for a, b in pairwise(row)]
     return row[0]
 
 
