@@ -3,7 +3,8 @@
 from .ewc_well import EWCWell
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
+from .spectrum import Spectrum
 from .temperature import Temperature
 from .two_valleys import TwoValleys
 
-__all__ = ["EWCWell", "REditor", "ReservoirStream", "Temperature", "TwoValleys"]
+__all__ = ["EWCWell", "REditor", "ReservoirStream", "Spectrum", "Temperature", "TwoValleys"]
