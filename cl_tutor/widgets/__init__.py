@@ -1,5 +1,6 @@
 """Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
 
 from .r_editor import REditor
+from .reservoir_stream import ReservoirStream
 
-__all__ = ["REditor"]
+__all__ = ["REditor", "ReservoirStream"]
