@@ -2,5 +2,6 @@
 
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
+from .scenario_toggle import ScenarioToggle
 
-__all__ = ["REditor", "ReservoirStream"]
+__all__ = ["REditor", "ReservoirStream", "ScenarioToggle"]
