@@ -161,7 +161,7 @@ def test_the_next_disputed_image_is_judged_differently(open_island, toggle):
     assert page.get_by_role("slider", name="image", exact=True).input_value() == str(first + 1)
     for rule, ok in zip(("Task-IL", "Domain-IL", "Class-IL"), judged[:, first]):
         page.get_by_role("button", name=rule).press("Enter")
-        assert ("right." in page.locator("p", has_text="★").inner_text()) == ok
+        assert ("Right." in page.locator("p", has_text="★").inner_text()) == ok
 
 
 @pytest.mark.parametrize("width", [400, 1280])

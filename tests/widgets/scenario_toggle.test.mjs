@@ -35,10 +35,10 @@ test("an unknown mean is never nearest", () => {
 });
 
 test("the sentence says what was judged", () => {
-  assert.equal(story("class", S[0], 0, 0, owner), "unit 3 wins and unit 0 was right: wrong");
-  assert.equal(story("task", S[0], 0, 0, owner), "unit 0 wins and is right: right");
+  assert.equal(story("class", S[0], 0, 0, owner), "unit 3 wins, but unit 0 is right. Wrong.");
+  assert.equal(story("task", S[0], 0, 0, owner), "unit 0 wins. Right.");
   assert.equal(story("domain", S[0], 0, 0, owner),
-    "unit 3 wins, the second of its task, and the first was right: wrong");
+    "unit 3 wins, the second of its task; the first is right. Wrong.");
 });
 
 if (cases)

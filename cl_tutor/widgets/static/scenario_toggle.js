@@ -68,10 +68,10 @@ const ASKS = {
 const ORDER = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"];
 
 export function story(rule, s, y, t, owner) {
-  const C = competing(rule, owner, t), won = winner(s, C), ok = right(rule, s, y, t, owner) ? "right" : "wrong";
+  const won = winner(s, competing(rule, owner, t)), ok = right(rule, s, y, t, owner) ? "Right." : "Wrong.";
   const place = places(owner), nth = (c) => ORDER[place[c]] ?? `${place[c] + 1}th`;
-  if (rule !== "domain") return `unit ${won} wins and ${won === y ? "is" : `unit ${y} was`} right: ${ok}`;
-  return `unit ${won} wins, the ${nth(won)} of its task, and the ${nth(y)} was right: ${ok}`;
+  if (rule === "domain") return `unit ${won} wins, the ${nth(won)} of its task; the ${nth(y)} is right. ${ok}`;
+  return won === y ? `unit ${won} wins. ${ok}` : `unit ${won} wins, but unit ${y} is right. ${ok}`;
 }
 
 export function bias(S, t, owner) {
@@ -154,7 +154,7 @@ function render({ model, el }) {
     word(won, one.Y(s[won]) - 5, "★");
     word(y[sample], h - 6, "▲");
     one.over.replaceChildren(...parts);
-    verdict.textContent = `★ the answer, ▲ the right unit: ${story(rule, s, y[sample], t[sample], owner)}.` +
+    verdict.textContent = `★ the answer, ▲ the right unit: ${story(rule, s, y[sample], t[sample], owner)}` +
       (rule === "task" ? " Dashed units do not compete." : rule === "domain" ? " One colour, one place." : "");
     walk.show(sample + 1);
   }
