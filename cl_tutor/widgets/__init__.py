@@ -5,7 +5,17 @@ from .ewc_well import EWCWell
 from .projection import Projection
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
+from .scenario_toggle import ScenarioToggle
 from .temperature import Temperature
 from .two_valleys import TwoValleys
 
-__all__ = ["BasinPlayer", "EWCWell", "Projection", "REditor", "ReservoirStream", "Temperature", "TwoValleys"]
+__all__ = [
+    "BasinPlayer",
+    "EWCWell",
+    "Projection",
+    "REditor",
+    "ReservoirStream",
+    "ScenarioToggle",
+    "Temperature",
+    "TwoValleys",
+]
