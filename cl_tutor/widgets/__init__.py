@@ -1,5 +1,6 @@
 """Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
 
+from .basin_player import BasinPlayer
 from .ewc_well import EWCWell
 from .projection import Projection
 from .r_editor import REditor
@@ -8,4 +9,13 @@ from .scenario_toggle import ScenarioToggle
 from .temperature import Temperature
 from .two_valleys import TwoValleys
 
-__all__ = ["EWCWell", "Projection", "REditor", "ReservoirStream", "ScenarioToggle", "Temperature", "TwoValleys"]
+__all__ = [
+    "BasinPlayer",
+    "EWCWell",
+    "Projection",
+    "REditor",
+    "ReservoirStream",
+    "ScenarioToggle",
+    "Temperature",
+    "TwoValleys",
+]
