@@ -168,7 +168,7 @@ function field(name, { min = 0, step = "any", act }) {
 // ----------------------------------------------------------------------------------------------------------- plots
 
 // An SVG as wide as its place, in real pixels. x, y: { range: [lo, hi], label, log }; a log axis takes the numbers
-// themselves. `equal` gives both axes one scale (the height follows), else the height is `height(width)`.
+// themselves; `ticks` may be [[value, words], ...], or false. `equal` gives both axes one scale (the height follows), else the height is `height(width)`.
 // `add` and `curve` draw inside the axes, clipped; `over` holds handles and words.
 function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = false }) {
   const axes = svg("g", { class: "clt-axes", "aria-hidden": "true" });
@@ -182,6 +182,7 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
   const back = (axis, s) => (axis.log ? axis.range[0] * (axis.range[1] / axis.range[0]) ** s
     : axis.range[0] + s * (axis.range[1] - axis.range[0]));
   const values = (axis, n) => {
+    if (Array.isArray(axis.ticks)) return axis.ticks;
     if (!axis.log) return ticks(...axis.range, n).map((v) => [v, String(v).replace("-", "−")]);
     const decades = axis.range.map(Math.log10), apart = Math.ceil((decades[1] - decades[0]) / n);
     return ticks(...decades, decades[1] - decades[0]).filter((e) => e % apart === 0).map((e) => [10 ** e, power(e)]);
