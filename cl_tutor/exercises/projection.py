@@ -368,7 +368,7 @@ derivation = (
         _agem_is_gem,
     ),
     Step(
-        "9.8",
+        "9.7",
         r"""
         Gradients a step: GEM takes its own and $t-1$ more in task $t$, on average $1 + \frac{T-1}{2}$; A-GEM its own
         and one more from task 2 on, $1 + \frac{T-1}{T}$. The residual counts them one by one for $T$ up to 29.
