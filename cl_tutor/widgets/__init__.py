@@ -7,6 +7,7 @@ from .projection import Projection
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
 from .scenario_toggle import ScenarioToggle
+from .spectrum import Spectrum
 from .temperature import Temperature
 from .two_valleys import TwoValleys
 
@@ -18,6 +19,7 @@ __all__ = [
     "REditor",
     "ReservoirStream",
     "ScenarioToggle",
+    "Spectrum",
     "Temperature",
     "TwoValleys",
 ]
