@@ -1,6 +1,7 @@
 """Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
 
 from .basin_player import BasinPlayer
+from .capacity import Capacity
 from .ewc_well import EWCWell
 from .projection import Projection
 from .r_editor import REditor
@@ -12,6 +13,7 @@ from .two_valleys import TwoValleys
 
 __all__ = [
     "BasinPlayer",
+    "Capacity",
     "EWCWell",
     "Projection",
     "REditor",
