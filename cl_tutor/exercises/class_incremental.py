@@ -73,7 +73,11 @@ def clouds():
     line = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0]]).double()
     yield "five numbers, mean 3.2", line, 3
     yield "a cloud", torch.randn(12, 4, generator=rng).double(), 5
-    yield "two clumps", torch.cat([torch.randn(8, 3, generator=rng) - 2, torch.randn(4, 3, generator=rng) + 3]).double(), 4
+    yield (
+        "two clumps",
+        torch.cat([torch.randn(8, 3, generator=rng) - 2, torch.randn(4, 3, generator=rng) + 3]).double(),
+        4,
+    )
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -251,7 +255,11 @@ questions = (
     Question(
         "push",
         "A batch holds only digits 8 and 9, and all ten units compete. What happens to the bias of unit 3?",
-        ("it stays, for no 3 is in the batch", "it falls, by its mean probability", "it rises, to make up for the others"),
+        (
+            "it stays, for no 3 is in the batch",
+            "it falls, by its mean probability",
+            "it rises, to make up for the others",
+        ),
         "b",
         "The gradient of an absent class's bias is its mean probability, which is positive: each step pushes it down.",
     ),
