@@ -1,6 +1,7 @@
 """Explorables: one Python class and one JavaScript file each, computed in the browser, with or without a kernel."""
 
 from .ewc_well import EWCWell
+from .lambda_explorer import LambdaExplorer
 from .projection import Projection
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
@@ -8,4 +9,13 @@ from .scenario_toggle import ScenarioToggle
 from .temperature import Temperature
 from .two_valleys import TwoValleys
 
-__all__ = ["EWCWell", "Projection", "REditor", "ReservoirStream", "ScenarioToggle", "Temperature", "TwoValleys"]
+__all__ = [
+    "EWCWell",
+    "LambdaExplorer",
+    "Projection",
+    "REditor",
+    "ReservoirStream",
+    "ScenarioToggle",
+    "Temperature",
+    "TwoValleys",
+]
