@@ -3,6 +3,7 @@
 from .basin_player import BasinPlayer
 from .capacity import Capacity
 from .ewc_well import EWCWell
+from .lambda_explorer import LambdaExplorer
 from .projection import Projection
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
@@ -15,6 +16,7 @@ __all__ = [
     "BasinPlayer",
     "Capacity",
     "EWCWell",
+    "LambdaExplorer",
     "Projection",
     "REditor",
     "ReservoirStream",
