@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, and MNIST where this machine has it."""
+"""What all tests share: one torch thread, MNIST where this machine has it, and a browser for the explorables."""
 
 import os
 import tempfile
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import ARGS, CHROMIUM, write_island
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +26,37 @@ def shared_data() -> Path:
         if (place / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
             return place
     pytest.skip(f"MNIST is not at {' or '.join(map(str, dict.fromkeys(places)))} (set CL_TUTOR_SHARED)")
+
+
+@pytest.fixture(scope="module")  # not longer: while it lives, no other test of this process can run an event loop
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_island(browser, tmp_path):
+    """`open_island(widget, width=400, scheme="light", motion="no-preference")`: the widget alone in a page, with no
+    kernel and no network. An error in the page, or a request to the outside, fails the test."""
+    contexts, errors = [], []
+
+    def show(widget, width=400, scheme="light", motion="no-preference"):
+        size = {"width": width, "height": 900}
+        context = browser.new_context(offline=True, viewport=size, color_scheme=scheme, reduced_motion=motion)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
+        page.goto(write_island(widget, tmp_path))
+        page.wait_for_selector(".clt")
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert not errors

@@ -9,7 +9,7 @@ import pytest
 import refresh
 
 from cl_tutor.exercises import LESSONS, Exercise, Guess, Question, progress, reader, recall, what_do_you_forget
-from cl_tutor.exercises.forgetting import equal_epochs, q2
+from cl_tutor.exercises.forgetting import equal_epochs, q1, q2
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +186,7 @@ def test_the_readers_own_matrix():
     questions = {k: [f"{LESSONS[k]}/{q.key}" for q in reader.module(k).questions] for k in (0, 1, 2)}
     progress.path().parent.mkdir()
     stored = {
-        "exercises": {f"forgetting/{q2.name}": "correct", "interference/x": "correct"},
+        "exercises": {f"forgetting/{q.name}": "correct" for q in (q1, q2)} | {"interference/x": "correct"},
         "guesses": {},
         "recalls": [
             {"lesson": 2, "right": {questions[0][0]: True, questions[0][1]: False, questions[1][0]: True}},

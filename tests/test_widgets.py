@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import json
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import assert_bundle, assert_controls, assert_readable, run_node
 
 from cl_tutor import plots
 from cl_tutor.results import Results
 from cl_tutor.widgets import REditor
-
-HERE = Path(__file__).parent
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGS = ["--no-sandbox", "--disable-gpu"] + [
-    f"--disable-{x}" for x in ("background-networking", "component-update", "sync")
-]
 
 
 def results(seed: int, T: int = 4) -> Results:
@@ -31,17 +20,6 @@ def results(seed: int, T: int = 4) -> Results:
 
 def editor() -> REditor:
     return REditor({"forgets": results(0), "remembers": results(1), "three </script> tasks": results(2, 3)})
-
-
-def run_node(name: str, cases: list, passed: int, tmp_path: Path) -> None:
-    """tests/widgets/NAME.test.mjs on cases computed here; `passed` tests must run, or it fails."""
-    if shutil.which("node") is None:
-        pytest.skip("no node")
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    env = os.environ | {"CLT_CASES": str(tmp_path / "cases.json")}
-    command = ["node", "--test", str(HERE / "widgets" / f"{name}.test.mjs")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and re.search(rf"# pass {passed}\b", done.stdout), done.stdout
 
 
 def test_the_kit_speaks_and_looks_as_the_figures_do(tmp_path):
@@ -58,19 +36,8 @@ def test_the_mathematics_in_javascript_equals_python(tmp_path):
 
 def test_one_bundle_holds_the_view_the_island_and_the_picture():
     widget = editor()
-    data, metadata = widget._repr_mimebundle_()
-    alt = widget.picture().alt
-    assert {"application/vnd.jupyter.widget-view+json", "text/html", "image/png", "text/plain"} <= set(data)
-    assert (
-        data["text/plain"] == f"REditor: {alt}"
-        and metadata["image/png"]["alt"] == alt
-        and f"{results(0).acc:.3f}" in alt
-    )
-    assert data["text/html"] == editor().island()  # no id, no address: the same widget prints the same bytes
-    assert html.unescape(re.search(r'<img alt="([^"]*)"', data["text/html"])[1]) == alt  # where no script may run
-    assert "</script>" not in data["text/html"].split("<script>")[1].removesuffix("</script>")
-    code = data["text/html"].replace("http://www.w3.org/2000/svg", "")  # a name, which nobody fetches
-    assert not re.search(r"https?://|\bimport\s*[{*\"']|\brequire\(", code)
+    assert_bundle(widget, editor())
+    assert f"{results(0).acc:.3f}" in widget.picture().alt
 
 
 def test_python_sees_the_table_and_refuses_nonsense():
@@ -88,30 +55,9 @@ def test_python_sees_the_table_and_refuses_nonsense():
 # ------------------------------------------------------------------------------------------------------ in the browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser, tmp_path):
-    """The island in a page of its own, 400 pixels wide, with no network; an error in the page fails the test."""
-    (tmp_path / "island.html").write_text(f"<!doctype html><meta charset=utf-8>{editor().island()}", encoding="utf-8")
-    context = browser.new_context(offline=True, viewport={"width": 400, "height": 900})
-    page, errors = context.new_page(), []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
-    page.goto((tmp_path / "island.html").as_uri())
-    page.wait_for_selector(".clt")
-    yield page
-    context.close()
-    assert not errors
+def page(open_island):
+    return open_island(editor())
 
 
 NAMES = {"acc": "ACC", "forgetting": "forgetting", "bwt": "BWT", "fwt": "FWT"}
@@ -193,17 +139,10 @@ def test_a_focused_metric_lights_the_cells_that_enter_it(page, metric):
 
 def test_every_control_has_a_name_of_its_own_and_room_for_a_finger(page):
     page.get_by_role("button", name="transpose R").click()
-    controls = page.evaluate(
-        "[...document.querySelectorAll('button, input')].map((n) => [n.tagName, n.ariaLabel || n.innerText])"
-    )
-    names = [name for _, name in controls]
-    assert len(names) == len(set(names)) == 20 + 3 + 4 + 1 and all(name.strip() for name in names)
-    for box in page.locator("button, input").all():
-        assert box.bounding_box()["height"] >= 44
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert_controls(page, "Accuracy matrix editor")
+    assert page.locator("button, input").count() == 20 + 3 + 4 + 1
     tree = page.locator("body").aria_snapshot()
     for role in (
-        'group "Accuracy matrix editor"',
         'group "Presets"',
         'group "Metrics"',
         "spinbutton",
@@ -214,26 +153,5 @@ def test_every_control_has_a_name_of_its_own_and_room_for_a_finger(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_light_and_dark(page, scheme):
-    page.emulate_media(color_scheme=scheme)
-    page.wait_for_timeout(50)
-    style = "(n) => { const s = getComputedStyle(n); return [s.color, s.backgroundColor]; }"
-    for selector in (
-        ".clt",
-        'input[aria-label^="b: accuracy on task 1"]',
-        'input[aria-label="R: accuracy on task 1 after training on task 1"]',
-    ):
-        colours = page.locator(selector).first.evaluate(style)
-        one, other = (_luminance(colour) for colour in colours)
-        assert (max(one, other) + 0.05) / (min(one, other) + 0.05) >= 4.5, (selector, colours)  # WCAG AA
-
-
-def _luminance(css: str) -> float:
-    numbers = [float(n) for n in re.findall(r"[\d.]+", css.split("srgb")[-1])[:3]]
-    channels = np.array(numbers) if "srgb" in css else np.array(numbers) / 255
-    return float(
-        np.dot(
-            [0.2126, 0.7152, 0.0722],
-            np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4),
-        )
-    )
+def test_text_stands_out_in_light_and_dark(open_island, scheme):
+    assert_readable(open_island(editor(), scheme=scheme))
