@@ -4,7 +4,6 @@ The mutants are those of published code: the ½ left out, an anchor that is a vi
 penalty is a tensor minus itself), a Fisher of zeros because a mean was taken before the square, the explicit step.
 """
 
-import copy
 from itertools import pairwise
 
 import torch
@@ -282,7 +281,9 @@ questions = (
 def _regression():
     """Two tasks of linear regression with noise of variance 1: X (N, 2) and y for each; float64."""
     rng = torch.Generator().manual_seed(0)
-    X = [torch.randn(n, 2, generator=rng).double() @ torch.tensor([[1.0, 0.6], [0.0, 1.0]]).double() for n in (300, 100)]
+    X = [
+        torch.randn(n, 2, generator=rng).double() @ torch.tensor([[1.0, 0.6], [0.0, 1.0]]).double() for n in (300, 100)
+    ]
     y = [x @ torch.tensor(w).double() + torch.randn(len(x), generator=rng).double()
          for x, w in zip(X, ([1.0, -1.0], [0.0, 2.0]))]  # fmt: skip
     return X, y
@@ -343,7 +344,13 @@ def _ceiling():
 
 def _proximal():
     """The slope, at θ⁺, of ‖θ⁺ − θ‖²/2η + λ/2 Σ F (θ⁺ − θ*)², which the proximal step minimises."""
-    theta, anchor, fisher, eta, lam = torch.randn(5).double(), torch.randn(5).double(), torch.rand(5).double(), 0.2, 40.0
+    theta, anchor, fisher, eta, lam = (
+        torch.randn(5).double(),
+        torch.randn(5).double(),
+        torch.rand(5).double(),
+        0.2,
+        40.0,
+    )
     new = proximal(theta, anchor, fisher, eta * lam)
     energy = lambda w: (w - theta).square().sum() / (2 * eta) + penalty([w], [([anchor], [fisher])], lam)
     return float(torch.func.grad(energy)(new).abs().max())
