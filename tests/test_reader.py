@@ -51,16 +51,24 @@ def test_the_right_answer_is_not_betrayed_by_its_length():
 # ---- questions from before -------------------------------------------------------------------------------------------
 
 
-def test_recall_asks_three_different_questions_from_earlier_lessons_and_stays_until_answered():
+def test_recall_asks_three_different_questions_from_earlier_lessons_and_another_round_asks_others():
     for lesson in [k for k in LESSONS if k > 0]:
         round = recall(lesson)
-        assert all(k < lesson for k, _ in round.asked) and len({q.key for _, q in round.asked}) == 3
+        assert all(k < lesson for k, _ in round.asked) and len({(k, q.key) for k, q in round.asked}) == 3
         assert recall(lesson) == round
-    first = recall(3)
-    first.check(..., ..., ...)
-    assert recall(3) == first
-    rounds = {tuple(q.key for _, q in recall(3).check(*right(recall(3))).recall.asked) for _ in range(6)}
-    assert len(rounds) > 1, "every visit asks the same"
+    rounds = {tuple(q.key for _, q in recall(3, n).asked) for n in range(1, 7)}
+    assert len(rounds) > 1, "every round asks the same"
+
+
+def test_a_notebook_run_again_with_its_answers_meets_the_same_questions_and_adds_nothing():
+    """Run All on another day, or once the reasons are known: only the first try at a round is the reader's own."""
+    before = recall(3)
+    recall(3).check(*["b" if a != "b" else "c" for a in right(before)])
+    stored = progress.read()["recalls"]
+    assert recall(3) == before and set(stored[0]["right"].values()) == {False}
+    assert "Correct" in repr(recall(3).check(*right(before))) and progress.read()["recalls"] == stored
+    recall(3, 2).check(*right(recall(3, 2)))
+    assert [r["round"] for r in progress.read()["recalls"]] == [1, 2]
 
 
 def test_every_earlier_question_is_asked_in_the_long_run():
@@ -100,8 +108,11 @@ def test_answers_that_are_none_are_refused(answers, words):
 def test_lessons_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="no lesson 77"):
         reader.module(77)
-    with pytest.raises(ValueError, match="nothing to ask about"):
-        recall(0)
+    for lesson in (0, 50, -1, "3"):
+        with pytest.raises(ValueError, match="write recall"):
+            recall(lesson)
+    with pytest.raises(ValueError, match="Rounds are 1, 2, 3"):
+        recall(3, 0)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------
@@ -119,8 +130,21 @@ def test_no_prediction_is_no_error_and_not_kept():
     guess = Guess("x", ...)
     assert guess.value is None and guess.marks == {} and "none was made; measured: 0.7" in repr(guess.score(0.7))
     assert progress.read() == progress.EMPTY
-    with pytest.raises(TypeError, match="a number or a word"):
-        Guess("x", [0.5])
+    for value in ([0.5], True, float("nan"), "inf", np.ones(1)):
+        with pytest.raises(TypeError, match="a number or a word"):
+            Guess("x", value)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), "0.5", " 0.5 "])
+def test_a_number_is_a_number_however_it_is_written(value):
+    assert Guess("x", value).marks == {0.5: "your guess"}
+    Guess("x", value).score(0.72)
+    assert progress.read()["guesses"] == {"x": [0.5, 0.72]}
+
+
+def test_a_word_has_no_place_on_an_axis():
+    assert Guess("x", "diagonal").marks == {}
+    assert "not as you said" in repr(Guess("x", "a lot").score(0.3))
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -139,7 +163,15 @@ def test_exercises_are_noted_once_tried_and_correct_stays_correct(home):
     assert len(progress.read()["exercises"]) == 1, "only the course's own exercises are kept"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"exercises": {}, "guesses": [], "recalls": []}', "\x00"])
+def stored(**entries):
+    return json.dumps(progress.EMPTY | entries)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", "null", "\x00", "[" * 100_000, stored(guesses=[]), stored(exercises={"a": ["correct"]}),
+     stored(guesses={"x": 0.5}), stored(recalls=[{}]), stored(recalls=[{"lesson": "3", "round": 1, "right": {}}])],
+)  # fmt: skip
 def test_a_damaged_file_is_set_aside(home, text):
     home.mkdir()
     progress.path().write_text(text)
@@ -154,6 +186,9 @@ def test_where_nothing_can_be_written_the_lesson_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("CL_TUTOR_HOME", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="CL_TUTOR_HOME"):
         assert q2.check(equal_epochs)
+        assert "off by" in repr(Guess("x", 0.5).score(0.6))
+        assert recall(3).check(*right(recall(3)))
+        assert "Nothing yet" in repr(what_do_you_forget())
 
 
 def write_many(k):
@@ -189,8 +224,8 @@ def test_the_readers_own_matrix():
         "exercises": {f"forgetting/{q.name}": "correct" for q in (q1, q2)} | {"interference/x": "correct"},
         "guesses": {},
         "recalls": [
-            {"lesson": 2, "right": {questions[0][0]: True, questions[0][1]: False, questions[1][0]: True}},
-            {"lesson": 3, "right": {questions[0][0]: False, questions[2][0]: True, questions[2][1]: True}},
+            {"lesson": 2, "round": 1, "right": {questions[0][0]: True, questions[0][1]: False, questions[1][0]: True}},
+            {"lesson": 3, "round": 1, "right": {questions[0][0]: False, questions[2][0]: True, questions[2][1]: True}},
         ],
     }
     progress.path().write_text(json.dumps(stored))

@@ -7,10 +7,12 @@ Both are kept in the reader's own file (see progress.py), and `knowledge` reads 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from numbers import Integral, Real
 from types import EllipsisType
 from typing import Any
 
@@ -68,15 +70,12 @@ class Guess:
     value: float | str | EllipsisType | None = None
 
     def __post_init__(self) -> None:
-        value = None if self.value is ... else self.value
-        if not isinstance(value, float | int | str | None):
-            raise TypeError(f"A prediction is a number or a word, not {value!r}: write it in place of the three dots.")
-        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "value", _number_or_word(self.value))
 
     @property
-    def marks(self) -> dict[float | str, str]:
-        """For a figure: {value: "your guess"}, or nothing."""
-        return {} if self.value is None else {self.value: "your guess"}  # type: ignore[dict-item]
+    def marks(self) -> dict[float, str]:
+        """For a figure: {value: "your guess"}; nothing without a prediction, or for a word, which no axis has."""
+        return {} if self.value is None or isinstance(self.value, str) else {self.value: "your guess"}  # type: ignore[dict-item]
 
     def score(self, measured: float | str) -> Hint:
         """Say how far off it was, and keep both."""
@@ -91,6 +90,21 @@ class Guess:
         else:
             verdict = "as you said" if self.value == measured else "not as you said"
         return Hint("Your prediction", f"you said {self.value}, measured {measured}: {verdict}.")
+
+
+def _number_or_word(value: Any) -> float | str | None:
+    """What may be predicted: a finite number (also one in quotes), a word, or nothing yet."""
+    if value is ... or value is None:
+        return None
+    number = value
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+    if not isinstance(number, Real) or isinstance(number, bool) or not math.isfinite(number):
+        raise TypeError(f"A prediction is a number or a word, not {value!r}: write it in place of the three dots.")
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 # ---- three questions from before ---------------------------------------------------------------------------------
@@ -113,6 +127,7 @@ class Recall:
 
     lesson: int
     asked: tuple[tuple[int, Question], ...]
+    round: int = 1
 
     def __repr__(self) -> str:
         return "\n\n".join(
@@ -127,7 +142,7 @@ class Recall:
         )
 
     def check(self, *answers: str | EllipsisType) -> Marked:
-        """Mark the answers and keep the marks. With a `...` among them nothing is marked."""
+        """Mark the answers and keep the marks: those of the first try. With a `...` among them nothing is marked."""
         if len(answers) != len(self.asked):
             raise ValueError(f"There are {len(self.asked)} questions, and {len(answers)} answers were given.")
         if wrong := [a for a in answers if a is not ... and a not in ("a", "b", "c")]:
@@ -135,7 +150,13 @@ class Recall:
         if ... in answers:
             return Marked(self, ())
         right = {f"{LESSONS[k]}/{q.key}": a == q.answer for a, (k, q) in zip(answers, self.asked)}
-        progress.update(lambda stored: stored["recalls"].append({"lesson": self.lesson, "right": right}))
+        entry = {"lesson": self.lesson, "round": self.round, "right": right}
+
+        def keep(stored: dict[str, Any]) -> None:
+            if all((e["lesson"], e["round"]) != (self.lesson, self.round) for e in stored["recalls"]):
+                stored["recalls"].append(entry)  # who knows the answers by now, or runs all cells again, adds nothing
+
+        progress.update(keep)
         return Marked(self, answers)
 
 
@@ -154,27 +175,39 @@ class Marked:
             for n, (a, (k, q)) in enumerate(zip(self.answers, self.recall.asked), 1)
         ]
 
+    def _closing(self) -> str:
+        again = f"`recall({self.recall.lesson}, {self.recall.round + 1})`"
+        return f"\n\nAnother day, {again} asks again." if self.answers else ""
+
     def __repr__(self) -> str:
-        return "\n".join(f"{STATUS[status][0]} {status.capitalize()}: {text}" for status, text in self._rows())
+        return (
+            "\n".join(f"{STATUS[status][0]} {status.capitalize()}: {text}" for status, text in self._rows())
+            + self._closing()
+        )
 
     def _repr_markdown_(self) -> str:
         line = lambda status, text: f"- {STATUS[status][0]} **{html.escape(status.capitalize())}.** {text}"
-        return '<div role="status">\n\n' + "\n".join(line(*row) for row in self._rows()) + "\n\n</div>"
+        return (
+            '<div role="status">\n\n' + "\n".join(line(*row) for row in self._rows()) + self._closing() + "\n\n</div>"
+        )
 
 
-def recall(lesson: int) -> Recall:
+def recall(lesson: int, round: int = 1) -> Recall:
     """Three questions from the lessons before this one, drawn by the course's own reservoir (Vitter 1985).
 
-    The draw follows from the lesson and from how often you have answered here: look again and it is the same, answer
-    and come back and it is another.
+    The draw follows from the lesson and the round alone, so that answers written in a notebook stay answers to the same
+    questions. Rounds count from 1; the next one is another draw.
     """
+    if lesson not in LESSONS or lesson == 0:
+        raise ValueError(
+            f"Nothing is asked in lesson {lesson!r}: write recall(3) in lesson 03; lesson 00 is the first."
+        )
+    if not isinstance(round, int) or round < 1:
+        raise ValueError(f"Rounds are 1, 2, 3, ..., not {round!r}.")
     pool = [(k, q) for k in LESSONS if k < lesson for q in module(k).questions]
-    if len(pool) < 3:
-        raise ValueError(f"Before lesson {lesson!r} there is nothing to ask about: the lessons begin with 0.")
-    answered = sum(round["lesson"] == lesson for round in progress.read()["recalls"])
-    memory = Reservoir(3, seed=100 * lesson + answered)
+    memory = Reservoir(3, seed=100 * lesson + round)
     memory.add(torch.arange(len(pool)))
-    return Recall(lesson, tuple(pool[i] for i in sorted(memory.rows()[0].tolist())))
+    return Recall(lesson, tuple(pool[i] for i in sorted(memory.rows()[0].tolist())), round)
 
 
 # ---- what do you forget? -----------------------------------------------------------------------------------------

@@ -174,8 +174,8 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
   const axes = svg("g", { class: "clt-axes", "aria-hidden": "true" });
   const inside = svg("svg", { overflow: "hidden" }), over = svg("g");
   const node = svg("svg", { class: "clt-plot", role: "group", "aria-label": name }, axes, inside, over);
-  const left = y.ticks === false ? 20 : 50, right = 20, top = y.label ? 28 : 12;
-  const bottom = x.ticks === false ? 12 : x.label ? 46 : 28;
+  const left = y.left ?? (y.ticks === false ? 20 : 50), right = 20, top = y.label ? 28 : 12;
+  const bottom = (x.ticks === false ? 12 : 28) + (x.label ? 18 : 0);
   let width = 0, w = 1, h = 1;
   const along = (axis, v) => (axis.log ? Math.log10(v / axis.range[0]) / Math.log10(axis.range[1] / axis.range[0])
     : (v - axis.range[0]) / (axis.range[1] - axis.range[0]));
@@ -214,7 +214,7 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
         const at = top + self.Y(v);
         axes.append(svg("path", { d: `M${left} ${at}h${w}` }), text(words, left - 6, at + 4, "end"));
       }
-      if (x.label) axes.append(text(x.label, left + w / 2, top + h + 38, "middle"));
+      if (x.label) axes.append(text(x.label, left + w / 2, top + h + bottom - 8, "middle"));
       if (y.label) axes.append(text(y.label, left, top - 10, "start"));
     },
     curve(look, width = 2.5, every = 0) { // `to(points)`: a line, with a marker at each `every`-th point, or at the end

@@ -1,0 +1,253 @@
+// Two quadratic valleys in two weights: the steps of seven methods, from task 1 into task 2. After kit.js.
+
+export const NAMES = ["naive", "L2", "EWC", "rank 1", "full Fisher", "A-GEM", "ER"];
+const STEPS = 1000, RATE = 0.01;
+
+// ----------------------------------------------------------------------------------------------------- mathematics
+// A symmetric matrix is [xx, xy, yy]; a state is { theta1, theta2, start, angle, kappa, lam }.
+
+const outer = ([x, y], c) => [c * x * x, c * x * y, c * y * y];
+const times = ([xx, xy, yy], [x, y]) => [xx * x + xy * y, xy * x + yy * y];
+const plus = (a, b) => a.map((v, k) => v + b[k]);
+const minus = (a, b) => a.map((v, k) => v - b[k]);
+const scale = (c, a) => a.map((v) => c * v);
+const dot = (a, b) => a.reduce((s, v, k) => s + v * b[k], 0);
+
+export function axes(angle) { // unit vectors along the valley and across it
+  const a = (angle * Math.PI) / 180;
+  return [[Math.cos(a), Math.sin(a)], [-Math.sin(a), Math.cos(a)]];
+}
+export function hessian({ angle, kappa }) { // of L₁: 1/√κ along, √κ across; that of L₂ is the identity
+  const [along, across] = axes(angle);
+  return plus(outer(along, kappa ** -0.5), outer(across, kappa ** 0.5));
+}
+export function omega(method, state) { // what a method's penalty keeps of H₁
+  const H = hessian(state);
+  const keeps = { L2: [1, 0, 1], EWC: [H[0], 0, H[2]], "full Fisher": H,
+    "rank 1": outer(axes(state.angle)[1], state.kappa ** 0.5) };
+  return keeps[method] ?? [0, 0, 0];
+}
+export function losses(theta, state) {
+  const [d1, d2] = [minus(theta, state.theta1), minus(theta, state.theta2)];
+  return [0.5 * dot(d1, times(hessian(state), d1)), 0.5 * dot(d2, d2)];
+}
+export function joint({ theta1, theta2, ...state }) { // the minimum of L₁ + L₂: (H + I)⁻¹ (H θ₁* + θ₂*)
+  const [a, b, c] = plus(hessian(state), [1, 0, 1]), [x, y] = plus(times(hessian(state), theta1), theta2);
+  return [(c * x - b * y) / (a * c - b * b), (a * y - b * x) / (a * c - b * b)];
+}
+
+// All 2001 points of a path, and the gradients g₁, g₂ of both tasks there.
+export function walk(method, state) {
+  const { theta1, theta2, lam } = state, H = hessian(state), keep = scale(lam, omega(method, state));
+  const path = [], g1s = [], g2s = [];
+  let theta = state.start, anchor = null;
+  for (let k = 0; k <= 2 * STEPS; k++) {
+    const g1 = times(H, minus(theta, theta1)), g2 = minus(theta, theta2);
+    path.push(theta);
+    g1s.push(g1);
+    g2s.push(g2);
+    if (k === STEPS) anchor = theta;
+    let g = g1;
+    if (anchor) {
+      g = plus(g2, times(keep, minus(theta, anchor)));
+      if (method === "ER") g = plus(g, g1);
+      if (method === "A-GEM" && dot(g, g1) < 0) g = minus(g, scale(dot(g, g1) / dot(g1, g1), g1));
+    }
+    theta = minus(theta, scale(RATE, g));
+  }
+  return { path, g1s, g2s };
+}
+
+// Where the ring L₁ = 0.1 meets the valley's axis; and the angle and κ that put it there.
+const RING = 0.1;
+export const tip = ({ theta1, angle, kappa }, side = 1) =>
+  plus(theta1, scale(side * (2 * RING) ** 0.5 * kappa ** 0.25, axes(angle)[0]));
+export function shape(point, theta1) {
+  const [x, y] = minus(point, theta1), degrees = (Math.atan2(y, x) * 180) / Math.PI;
+  return { angle: (degrees + 180) % 180, kappa: clamp((x * x + y * y) ** 2 / (2 * RING) ** 2, 1, 100) };
+}
+
+// ----------------------------------------------------------------------------------------------------------- view
+
+const KEYS = ["theta1", "theta2", "start", "angle", "kappa", "lam", "step", "methods"];
+const LEVELS = [0.1, 0.4, 0.9, 1.6, 2.5, 3.6];
+const TASKS = [{ color: "var(--blue)", dash: "", shape: "o" }, { color: "var(--vermillion)", dash: "4 2", shape: "s" }];
+const LABELS = { EWC: "EWC (diagonal)", ER: "replay (ER)" };
+const at = ([x, y]) => `(${num(x, 2)}, ${num(y, 2)})`;
+
+function render({ model, el }) {
+  const get = () => Object.fromEntries(KEYS.map((key) => [key, model.get(key)]));
+  const initial = get(), save = () => model.save_changes();
+  const put = (values) => Object.entries(values).forEach(([key, v]) => model.set(key, v));
+  const looks = styles([...NAMES, "joint"]);
+
+  // controls
+  const toggles = NAMES.map((name) => [name, button([swatch(looks[name]), LABELS[name] ?? name], () => {
+    const on = model.get("methods");
+    put({ methods: on.includes(name) ? on.filter((m) => m !== name) : [...on, name] });
+    save();
+  })]);
+  const sliders = {
+    angle: slider("angle", { min: 0, max: 180, step: 1, words: (x) => `${num(x, 0)}°`,
+      act: (angle) => put({ angle }), done: save }),
+    kappa: slider("condition κ", { min: 0, max: 2, step: 0.02, words: (x) => sci(10 ** x),
+      act: (x) => put({ kappa: 10 ** x }), done: save }),
+    lam: slider("strength λ", { min: -2, max: 1, step: 0.05, words: (x) => sci(10 ** x),
+      act: (x) => put({ lam: 10 ** x }), done: save }),
+    step: slider("step", { min: 0, max: 2 * STEPS, step: 10, act: (step) => put({ step }), done: save,
+      words: (k) => (k <= STEPS ? `${k}, on task 1` : `${k - STEPS}, on task 2`) }),
+  };
+  const reset = button("reset", () => { put(initial); save(); });
+
+  // the plane
+  const plane = plot("The two weights", { x: { range: [-3, 3], label: "θ₁" }, y: { range: [-2.2, 2.2], label: "θ₂" },
+    equal: true });
+  const rings = TASKS.map((look) => LEVELS.map(() => plane.add("ellipse", { ...stroke(look, 1.2), opacity: 0.7 })));
+  const first = plane.add("path", stroke(looks.joint, 2));
+  const star = plane.add("path", { fill: looks.joint.color, class: "clt-mark" });
+  const arrows = TASKS.map((look) => plane.add("path", { ...stroke({ color: look.color, dash: "" }, 3) }));
+
+  // along the path
+  const x = { range: [0, 2.04 * STEPS], label: "step" };
+  const dots = plot("g₁·g₂ along the path", { x, y: { range: [-1, 1], label: "g₁·g₂ (below 0: conflict)" } });
+  const forgets = plot("L₁ along the path", { x, y: { range: [0, 1], label: "L₁, the loss of task 1" } });
+  const conflict = dots.add("rect", { fill: "var(--vermillion)", opacity: 0.12 });
+  const panes = [dots, forgets].map((p) => ({ p, zero: p.add("path", { stroke: "var(--fg)", opacity: 0.6 }),
+    turn: p.add("path", { stroke: "var(--grey)", "stroke-dasharray": "2 4" }),
+    now: p.add("path", { stroke: "var(--fg)", "stroke-width": 1 }),
+    words: ["task 1", "task 2"].map((w) => p.word(w, { "text-anchor": "middle", opacity: 0.85 })) }));
+  const lines = Object.fromEntries(NAMES.map((name) => [name, [plane, dots, forgets].map((p) => [
+    p.add("path", stroke(looks[name])), p.add("path", { fill: looks[name].color, class: "clt-mark" })])]));
+
+  const point = (key, name, look) => handle(plane, name, { look, get: () => model.get(key), done: save,
+    put: (p) => put({ [key]: p }), words: () => at(model.get(key)) });
+  const visible = () => { // the end of the valley that lies inside the plot
+    const state = get(), end = tip(state);
+    return Math.abs(end[0]) <= 3 && Math.abs(end[1]) <= 2.2 ? end : tip(state, -1);
+  };
+  const handles = [
+    point("theta1", "optimum of task 1, θ₁*", TASKS[0]), point("theta2", "optimum of task 2, θ₂*", TASKS[1]),
+    point("start", "start of training", looks.naive),
+    handle(plane, "end of the valley: angle and κ", { look: { ...TASKS[0], shape: "D" }, get: visible, done: save,
+      put: (p) => put(shape(p, model.get("theta1"))),
+      words: () => `angle ${num(model.get("angle"), 0)}°, κ ${sci(model.get("kappa"))}`,
+      move: (key, far) => { // left and right turn, up and down stretch
+        const state = get(), side = visible()[0] < state.theta1[0] ? -1 : 1;
+        const turn = { ArrowLeft: 1, ArrowRight: -1 }[key] ?? 0;
+        const kappa = clamp(state.kappa * 1.1 ** (far * ({ ArrowUp: 1, ArrowDown: -1 }[key] ?? 0)), 1, 100);
+        return tip({ ...state, kappa, angle: state.angle + far * turn }, side);
+      } }),
+  ];
+  const tips = TASKS.map(() => plane.word("", { "text-anchor": "middle" }));
+  const names = ["θ₁*", "θ₂*", "start"].map((w) => plane.word(w, { "text-anchor": "middle" }));
+
+  const body = make("tbody"), caption = make("caption", { class: "clt-hidden" });
+  const head = (words) => make("th", { scope: "col" }, words), when = head("");
+  const table = make("table", { class: "clt-numbers" }, caption,
+    make("thead", {}, make("tr", {}, when, head("L₁"), head("L₂"), head("L₁ + L₂"))), body);
+  const note = make("p", { class: "clt-note" });
+  const { say } = frame(el, "Two valleys",
+    make("div", { class: "clt-bar", role: "group", "aria-label": "Methods" }, ...toggles.map(([, b]) => b)),
+    make("div", { class: "clt-panes clt-two" },
+      make("div", {}, plane.node, make("div", { class: "clt-sliders" }, ...Object.values(sliders).map((s) => s.node)),
+        make("div", { class: "clt-bar" }, reset)),
+      make("div", {}, dots.node, forgets.node)),
+    make("div", { class: "clt-panes clt-two" }, make("div", { class: "clt-scroll" }, table), note));
+
+  function rescale(p, lo, hi) { // to round numbers that hold everything of task 2
+    const marks = ticks(lo, hi, 4), apart = marks[1] - marks[0];
+    const range = [Math.floor(lo / apart + 1e-9) * apart, Math.ceil(hi / apart - 1e-9) * apart];
+    if (range.some((v, k) => v !== p.y.range[k])) { p.y.range = range; p.fit(); }
+  }
+
+  function draw() {
+    const state = get(), shown = NAMES.filter((m) => state.methods.includes(m)), best = joint(state);
+    const walks = Object.fromEntries(shown.map((m) => [m, walk(m, state)]));
+    const { path, g1s } = walks[shown[0]] ?? walk("naive", state);
+    const measured = Object.fromEntries(shown.map((m) => [m, {
+      dots: walks[m].g1s.map((g, k) => dot(g, walks[m].g2s[k])),
+      loss: walks[m].path.map((theta, k) => 0.5 * dot(walks[m].g1s[k], minus(theta, state.theta1))) }]));
+
+    // scales: of task 2, for the first steps on task 1 may be far up a wall
+    const second = (key) => shown.flatMap((m) => measured[m][key].slice(STEPS - 100));
+    const [low, high] = [Math.min(0, ...second("dots")), Math.max(0, ...second("dots"))];
+    rescale(dots, Math.min(-0.5, low), Math.max(0.5, high, -low / 4));
+    rescale(forgets, 0, Math.max(0.5, ...second("loss")));
+
+    // rings, of the same losses for both
+    const unit = Math.abs(plane.X(1) - plane.X(0));
+    [[state.theta1, state.kappa, state.angle], [state.theta2, 1, 0]].forEach(([[cx, cy], kappa, angle], task) =>
+      rings[task].forEach((ring, k) => {
+        const r = (2 * LEVELS[k]) ** 0.5 * unit;
+        set(ring, { rx: r * kappa ** 0.25, ry: r / kappa ** 0.25,
+          transform: `translate(${plane.X(cx)} ${plane.Y(cy)}) rotate(${-angle})` });
+      }));
+    set(star, { d: mark("^", plane.X(best[0]), plane.Y(best[1]), 7) });
+
+    const some = (_, k) => k % 10 === 0 || k === state.step;
+    const px = (p, points) => join(points.filter(some).map(([a, b]) => [p.X(a), p.Y(b)]));
+    set(first, { d: px(plane, path.slice(0, STEPS + 1)) });
+    for (const name of NAMES) {
+      const w = walks[name], over = (key) => measured[name][key].map((v, k) => [k, v]);
+      const series = w && [w.path, over("dots"), over("loss")];
+      lines[name].forEach(([line, head], k) => {
+        const p = [plane, dots, forgets][k];
+        const points = w && (k ? series[k] : series[k].slice(STEPS)), now = w && series[k][state.step];
+        set(line, { d: w ? px(p, points) : "" });
+        set(head, { d: w ? mark(looks[name].shape, p.X(now[0]), clamp(p.Y(now[1]), -9, 1e3), 6) : "" });
+      });
+    }
+    for (const { p, zero, turn, now, words } of panes) {
+      const [w, h] = p.size;
+      set(zero, { d: `M0 ${p.Y(0)}H${w}` });
+      set(turn, { d: `M${p.X(STEPS)} 0V${h}` });
+      set(now, { d: `M${p.X(state.step)} 0V${h}` });
+      words.forEach((word, k) => set(word, { x: p.X((k + 0.5) * STEPS), y: 16 }));
+    }
+    set(conflict, { x: 0, width: dots.size[0], y: dots.Y(0), height: Math.max(0, dots.size[1] - dots.Y(0)) });
+
+    // downhill for both tasks, from the mark of the method that was switched on last
+    const lens = state.methods.at(-1);
+    [["g1s", "−g₁"], ["g2s", "−g₂"]].forEach(([key, words], k) => {
+      const g = lens && walks[lens][key][state.step], size = g && Math.hypot(...g);
+      const on = lens && size > 1e-3;
+      if (on) {
+        const [ax, ay] = walks[lens].path[state.step], [ux, uy] = scale(-1 / size, g);
+        const long = 16 + 34 * Math.tanh(size / 2);
+        const from = [plane.X(ax), plane.Y(ay)], to = [from[0] + long * ux, from[1] - long * uy];
+        const barb = (turn) => { // 8 pixels back from the tip, 25 degrees to one side
+          const a = Math.atan2(-uy, ux) + Math.PI + turn;
+          return [to[0] + 8 * Math.cos(a), to[1] + 8 * Math.sin(a)];
+        };
+        set(arrows[k], { d: join([from, to]) + join([barb(0.45), to, barb(-0.45)]) });
+        set(tips[k], { x: to[0] + 14 * ux, y: to[1] - 14 * uy + 4 });
+      } else set(arrows[k], { d: "" });
+      tips[k].textContent = on ? words : "";
+    });
+
+    handles.forEach((h) => h.show());
+    [state.theta1, state.theta2, state.start].forEach(([a, b], k) =>
+      set(names[k], { x: plane.X(a), y: plane.Y(b) + (b < -1.6 ? -20 : 32) }));
+    for (const [name, b] of toggles) b.setAttribute("aria-pressed", String(state.methods.includes(name)));
+    sliders.angle.show(state.angle);
+    sliders.kappa.show(Math.log10(state.kappa));
+    sliders.lam.show(Math.log10(state.lam));
+    sliders.step.show(state.step);
+
+    // numbers
+    const rows = shown.map((m) => [m, losses(walks[m].path[state.step], state)]);
+    rows.push(["joint", losses(best, state)]);
+    const word = (m) => (m === "joint" ? "best for both ▲" : LABELS[m] ?? m);
+    body.replaceChildren(...rows.map(([m, [a, b]]) => make("tr", {}, make("th", { scope: "row" }, word(m)),
+      ...[a, b, a + b].map((v) => make("td", {}, num(v, 2))))));
+    const where = sliders.step.node.querySelector("output").textContent;
+    when.textContent = `step ${where}`;
+    caption.textContent = `Losses of both tasks at step ${where}`;
+    const [xx, xy, yy] = hessian(state);
+    note.textContent = `H₁ has the diagonal ${num(xx, 2)}, ${num(yy, 2)}, which is all that EWC keeps of it, `
+      + `and ${num(xy, 2)} beside it. H₂ is the identity.`;
+    say(rows.map(([m, [a, b]]) => `${word(m).replace(" ▲", "")}: L₁ ${num(a, 2)}, L₂ ${num(b, 2)}`).join("; "));
+  }
+  return bind(model, KEYS, draw, [plane, dots, forgets]);
+}
+export default { render };
