@@ -68,16 +68,15 @@ def networks():
 
 
 def walks():
-    """With momentum a step is not −η times its gradient, and some path integrals are negative."""
+    """With momentum a step is not −η times its gradient; with weight decay some weights are pushed uphill: ω < 0."""
     rng = torch.Generator().manual_seed(10)
-    for words, sizes, steps, momentum in [
-        ("a linear network, plain SGD", (3, 2), 4, 0.0),
-        ("a linear network, with momentum", (3, 2), 6, 0.9),
-        ("one hidden layer, with momentum", (3, 4, 3), 6, 0.9),
+    for words, sizes, steps, extra in [
+        ("a linear network, plain SGD", (3, 2), 4, {}),
+        ("a linear network, momentum and weight decay", (3, 2), 6, {"momentum": 0.9, "weight_decay": 0.5}),
+        ("one hidden layer, weight decay", (3, 4, 3), 6, {"weight_decay": 1.0}),
     ]:
         draw = lambda C=sizes[-1]: (2 * torch.randn(5, 3, generator=rng, dtype=torch.float64), torch.arange(5) % C)
-        sgd = partial(torch.optim.SGD, lr=0.5, momentum=momentum)
-        yield words, _network(sizes), [draw() for _ in range(steps)], sgd, 0.1
+        yield words, _network(sizes), [draw() for _ in range(steps)], partial(torch.optim.SGD, lr=0.3, **extra), 0.1
 
 
 def run(answer, net, batches, optimiser, xi):
