@@ -3,6 +3,7 @@
 from .ewc_well import EWCWell
 from .r_editor import REditor
 from .reservoir_stream import ReservoirStream
+from .temperature import Temperature
 from .two_valleys import TwoValleys
 
-__all__ = ["EWCWell", "REditor", "ReservoirStream", "TwoValleys"]
+__all__ = ["EWCWell", "REditor", "ReservoirStream", "Temperature", "TwoValleys"]
