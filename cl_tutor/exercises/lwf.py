@@ -5,9 +5,9 @@ at once, a teacher that is the student, one softmax over all units.
 """
 
 import copy
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 
 from .harness import Exercise
 from .reader import Question
@@ -253,7 +253,7 @@ def _limit():
     old, new = _pair()
     row = [distil(old, new, T) for T in (250.0, 500.0, 1000.0, 2000.0)]
     for k in (1, 2, 3):  # Richardson: each pass removes one more power of 1/T
-        row = [(2**k * b - a) / (2**k - 1) for a, b in zip(row, row[1:])]
+        row = [(2**k * b - a) / (2**k - 1) for a, b in pairwise(row)]
     return float(row[0] - centred(old, new))
 
 
