@@ -171,6 +171,7 @@ ROOMS = {  # what hangs in each room: {words: function}
     7: {
         "the right one": project_mean,
         "projects where the gradients agree": lambda g, ref: -project_mean(-g, ref),
+        "lets every gradient pass": lambda g, ref: g,
         "projects every time": lambda g, ref: g - (g @ ref) / (ref @ ref) * ref,
     },
     8: {"the right one": scenarios_and_metrics.bwt}
