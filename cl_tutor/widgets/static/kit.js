@@ -281,3 +281,22 @@ function handle(plot, name, { look, get, put, words, done = () => {}, move, trac
       "aria-valuenow": +get()[axis].toPrecision(6) });
   } };
 }
+
+// Columns side by side at x = 0, 1, 2, ...: `columnsIn(plot, looks, count)` -> draw([values of each look]); NaN has none.
+function columnsIn(plot, looks, count) {
+  const wide = 0.8 / looks.length;
+  const nodes = looks.map(({ color }) => Array.from({ length: count }, () =>
+    plot.add("rect", { fill: color, "fill-opacity": 0.45, stroke: color, "stroke-width": 1.5 })));
+  return (series) => series.forEach((values, k) => nodes[k].forEach((node, c) => {
+    const v = values[c], gone = !Number.isFinite(v), [a, b] = [plot.Y(0), plot.Y(gone ? 0 : v)];
+    set(node, { x: plot.X(c - 0.4 + k * wide), width: plot.X(wide) - plot.X(0), y: Math.min(a, b),
+      height: Math.abs(a - b), visibility: gone ? "hidden" : "visible" });
+  }));
+}
+
+// Their names below an axis without ticks; the function puts them in place.
+function namesBelow(plot, names) {
+  const words = names.map((name) => plot.word(name, { "text-anchor": "middle" }));
+  plot.node.style.marginBottom = "22px";
+  return () => words.forEach((word, c) => set(word, { x: plot.X(c), y: plot.size[1] + 17 }));
+}

@@ -50,25 +50,6 @@ const WHO = { teacher: LOOKS[2], student: LOOKS[3] };
 const LOSSES = { "T²·KL": LOOKS[4], KL: LOOKS[1], "limit at T → ∞": LOOKS[0] };
 const FORCES = { "cross-entropy": LOOKS[5], "α·T²·KL": LOOKS[4], "their sum": LOOKS[0] };
 
-// Bars side by side, one for each class and series.
-function bars(pane, looks, classes) {
-  const wide = 0.8 / looks.length;
-  const nodes = looks.map(({ color }) => Array.from({ length: classes }, () =>
-    pane.add("rect", { fill: color, "fill-opacity": 0.45, stroke: color, "stroke-width": 1.5 })));
-  return (series) => series.forEach((values, k) => nodes[k].forEach((node, c) => {
-    const v = values[c], gone = !Number.isFinite(v), [a, b] = [pane.Y(0), pane.Y(gone ? 0 : v)];
-    set(node, { x: pane.X(c - 0.4 + k * wide), width: pane.X(wide) - pane.X(0), y: Math.min(a, b),
-      height: Math.abs(a - b), visibility: gone ? "hidden" : "visible" });
-  }));
-}
-
-// The names of the classes below an axis without ticks.
-function below(pane, names) {
-  const words = names.map((name) => pane.word(name, { "text-anchor": "middle" }));
-  pane.node.style.marginBottom = "22px";
-  return () => words.forEach((word, c) => set(word, { x: pane.X(c), y: pane.size[1] + 17 }));
-}
-
 function render({ model, el }) {
   const names = model.get("names"), old = model.get("teacher"), label = model.get("label");
   const C = old.length, all = names.length, first = model.get("student").slice(), save = () => model.save_changes();
@@ -82,10 +63,10 @@ function render({ model, el }) {
     y: { range: [1e-3, 100], label: "distillation loss", log: true }, height: (w) => tall(w) + 20 });
   const gPane = plot("Gradient by class", { x: x(all), y: { range: [-1, 1], label: "gradient of the loss; a step goes the other way" },
     height: tall });
-  const zBars = bars(zPane, [WHO.teacher, WHO.student], all), pBars = bars(pPane, Object.values(WHO), C);
-  const gBars = bars(gPane, Object.values(FORCES), all);
+  const zBars = columnsIn(zPane, [WHO.teacher, WHO.student], all), pBars = columnsIn(pPane, Object.values(WHO), C);
+  const gBars = columnsIn(gPane, Object.values(FORCES), all);
   const zero = [zPane, gPane].map((pane) => pane.add("path", { stroke: "var(--fg)", opacity: 0.6 }));
-  const captions = [below(zPane, names), below(pPane, names.slice(0, C)), below(gPane, names)];
+  const captions = [namesBelow(zPane, names), namesBelow(pPane, names.slice(0, C)), namesBelow(gPane, names)];
   const lines = Object.values(LOSSES).map((look) => tPane.curve(look));
   const here = tPane.add("path", { stroke: "var(--fg)", "stroke-dasharray": "2 3" });
 
