@@ -103,11 +103,11 @@ class MaskedPackNet(PackNet):
 
 # room: (the sound method, the one with the bug, the option that is chosen for each, and its values)
 PAIRS = {
-    1: (EWC, BatchSquaredEWC, "lam", (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)),
-    2: (EWC, LiveAnchorEWC, "lam", (1.0, 3.0, 10.0, 30.0)),
-    3: (LwF, ColdLwF, "alpha", (0.1, 0.3, 1.0, 3.0, 10.0)),
-    4: (SI, ViewSI, "lam", (0.3, 1.0, 3.0, 10.0)),
-    5: (MAS, MeanMAS, "lam", (0.01, 0.03, 0.1, 0.3, 1.0)),
+    1: (EWC, BatchSquaredEWC, "lam", (3.0, 10.0, 30.0, 100.0)),
+    2: (EWC, LiveAnchorEWC, "lam", (3.0, 10.0)),
+    3: (LwF, ColdLwF, "alpha", (0.3, 1.0, 3.0)),
+    4: (SI, ViewSI, "lam", (1.0, 3.0)),
+    5: (MAS, MeanMAS, "lam", (0.03, 0.1, 0.3)),
     6: (ER, partial(ER, memory=ShortReservoir), "slots", (100,)),
     7: (AGEM, FlippedAGEM, "slots", (100,)),
     9: (PackNet, MaskedPackNet, "keep", (0.5,)),

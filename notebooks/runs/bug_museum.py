@@ -12,7 +12,7 @@ import argparse
 import json
 import warnings
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ PROTOCOL = {
 }
 
 
+@cache  # rooms share their sound methods
 def run(make, option: str, value: float, seed: int) -> Results | None:
     """R of one run, or None if it diverged."""
     stream, method, made = permuted(digits(), tasks=4, seed=seed), make(**{option: value}), []
