@@ -291,6 +291,15 @@ def _agem_is_gem():
     return max((agem(g, G[0]) - b).abs().max() for g, G in problems for b in (gem(g, G), project_mean(g, G[0])))
 
 
+def _curvature():
+    """On a quadratic loss, for a step that is projected on the border: ΔL − ½η² g̃ᵀHg̃."""
+    X, y, theta, new = (torch.randn(*shape).double() for shape in ((9, 4), (9,), (4,), (4,)))
+    loss = lambda w: (X @ w - y).square().mean()
+    old = 2 * X.T @ (X @ theta - y) / 9
+    bent = agem(-new * (new @ old).sign(), old)  # turned so that it points against the old gradient
+    return loss(theta - 0.1 * bent) - loss(theta) - 0.01 / 2 * bent @ (2 * X.T @ X / 9) @ bent
+
+
 def _counted():
     worst = 0.0
     for T in range(1, 30):
@@ -366,6 +375,15 @@ derivation = (
         are the two lines of (9.4).
         """,
         _agem_is_gem,
+    ),
+    Step(
+        "9.7",
+        r"""
+        Where the constraint is active, $\tilde g \cdot g_k = 0$ and the first-order term is gone. What is left is Taylor's
+        next: $\frac12\eta^2\,\tilde g^\top H \tilde g$, exactly so for the quadratic loss of the residual, and never
+        negative where $H$ has no negative eigenvalue. So at the border the old loss *rises*, by the square of the step.
+        """,
+        _curvature,
     ),
     Step(
         "9.8",

@@ -90,7 +90,7 @@ function render({ model, el }) {
     ...(grid.length > 1 ? [make("div", { class: "clt-bar" }, protocols.node)] : []), methods, knob.node, stops,
     make("div", { class: "clt-panes clt-two" }, make("div", {}, cloud.node, keys),
       make("div", {}, along.node, legend({ ACC, forgetting: FALL }))),
-    tells, make("div", { class: "clt-scroll clt-bar" }, table),
+    tells, make("div", { class: "clt-note" }, make("div", { class: "clt-scroll" }, table)),
     make("div", { class: "clt-bar" }, typed.node, train), status, list);
 
   function enter(name) {
@@ -175,7 +175,7 @@ function render({ model, el }) {
     const cell = (x) => make("td", { style: `--share: ${Math.round(100 * x)}%` }, num(x, 2));
     const row = (r, i) => make("tr", {}, make("th", { scope: "row" }, `task ${i + 1}`), ...r.map(cell));
     table.hidden = !R.length;
-    table.replaceChildren(make("caption", {}, "R, mean over seeds: a row after each task, a column for the task tested on"),
+    table.replaceChildren(make("caption", {}, "R, mean over seeds: rows after, columns on"),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "R"), ...head)), make("tbody", {}, ...R.map(row)));
   }
   function draw() {
