@@ -76,9 +76,10 @@ class ShortReservoir(Reservoir):
     """Offer i draws from {0, ..., i − 1}: one too few."""
 
     def add(self, *columns):
-        self.offered -= self.offered > self.slots
+        late = self.offered > self.slots
+        self.offered -= late
         super().add(*columns)
-        self.offered += self.offered > self.slots
+        self.offered += late
 
 
 class FlippedAGEM(AGEM):
@@ -106,7 +107,7 @@ PAIRS = {
     1: (EWC, BatchSquaredEWC, "lam", (3.0, 10.0, 30.0, 100.0)),
     2: (EWC, LiveAnchorEWC, "lam", (3.0, 10.0)),
     3: (LwF, ColdLwF, "alpha", (0.3, 1.0, 3.0)),
-    4: (SI, ViewSI, "lam", (1.0, 3.0)),
+    4: (SI, ViewSI, "lam", (0.1, 0.3)),
     5: (MAS, MeanMAS, "lam", (0.03, 0.1, 0.3)),
     6: (ER, partial(ER, memory=ShortReservoir), "slots", (100,)),
     7: (AGEM, FlippedAGEM, "slots", (100,)),
