@@ -333,7 +333,7 @@ derivation = (
     ),
     Step(
         "6.5",
-        r"""A linear network $f = Wx$: $\partial\,\frac12\lVert f\rVert^2/\partial W_{ci} = f_c x_i$, so MAS gives
+        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c x_i$, so MAS gives
         $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise of variance one is
         $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E f_c^2}\,\sqrt{F_{ci}}$: MAS goes
         with the root of the Fisher. The check computes $\Omega$ by autograd, sample by sample, and asserts the bound.""",
