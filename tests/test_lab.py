@@ -49,9 +49,9 @@ CHANGED = f"""async (root) => {{
   return false;
 }}"""
 
-# The control of this name in the explorable; and how the keyboard uses each kind.
-CONTROL = """(root, [controls, name]) => [...root.querySelectorAll(controls)]
-  .find((n) => (n.ariaLabel || n.innerText || '').trim() === name)"""
+# A control, by its number, or by its name where it was drawn anew; and how the keyboard uses each kind.
+CONTROL = """(root, [controls, k, name]) => root.controls[k].isConnected ? root.controls[k]
+  : [...root.querySelectorAll(controls)].find((n) => (n.ariaLabel || n.innerText).trim() === name)"""
 
 KEYS = {
     "range": ("ArrowRight", "Home", "End"),
@@ -184,18 +184,23 @@ def explorables(path):
 
 def move_every_control(page, root):
     """Twice through all controls: what has nothing to do at first (the choice that is taken, a reset) has it then."""
-    visible = root.locator(f":is({CONTROLS}):visible")
-    names = visible.evaluate_all("(all) => all.map((n) => (n.ariaLabel || n.innerText).trim())")
+    names = root.evaluate(
+        """(root, controls) => {
+          root.controls = [...root.querySelectorAll(controls)].filter((n) => n.checkVisibility());
+          return root.controls.map((n) => (n.ariaLabel || n.innerText).trim());
+        }""",
+        CONTROLS,
+    )
     assert names and all(names) and len(set(names)) == len(names), names
-    still = names
+    still = list(enumerate(names))
     for _ in range(2):
-        still = [name for name in still if not moves(page, root, name)]
+        still = [(k, name) for k, name in still if not moves(page, root, k, name)]
     assert not still, f"the picture did not change: {still}"
 
 
-def moves(page, root, name):
+def moves(page, root, k, name):
     """Use a control by keyboard in every way that it has, until the picture changes. False if it never does."""
-    control = root.evaluate_handle(CONTROL, [CONTROLS, name]).as_element()
+    control = root.evaluate_handle(CONTROL, [CONTROLS, k, name]).as_element()
     if control is None or not control.is_visible() or not control.is_enabled():
         return False
     root.evaluate(f"(root) => {{ root.before = ({PICTURE})(root); }}")
