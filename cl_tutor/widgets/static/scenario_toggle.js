@@ -17,15 +17,16 @@ export function places(owner) {
   return owner.map((task) => { met[task] = (met[task] ?? -1) + 1; return met[task]; });
 }
 
-export function right(rule, s, y, t, owner, place = places(owner)) {
-  const won = winner(s, competing(rule, owner, t));
+export function right(rule, s, y, t, owner, place = places(owner), C = competing(rule, owner, t)) {
+  const won = winner(s, C);
   return rule === "domain" ? place[won] === place[y] : won === y;
 }
 
 // The share answered rightly: of each task, then of all samples.
 export function accuracies(rule, S, y, t, owner) {
   const T = Math.max(...owner) + 1, hits = Array(T).fill(0), n = Array(T).fill(0), place = places(owner);
-  S.forEach((s, k) => { n[t[k]] += 1; hits[t[k]] += right(rule, s, y[k], t[k], owner, place); });
+  const C = hits.map((_, task) => competing(rule, owner, task)); // once a task, not once an image
+  S.forEach((s, k) => { n[t[k]] += 1; hits[t[k]] += right(rule, s, y[k], t[k], owner, place, C[t[k]]); });
   const all = hits.reduce((a, b) => a + b, 0) / S.length;
   return { tasks: hits.map((h, k) => h / n[k]), all };
 }
