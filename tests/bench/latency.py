@@ -38,6 +38,7 @@ _RNG = np.random.default_rng(0)
 _LINE, _WALK = np.linspace(0, 1, 61), np.cumsum(_RNG.normal(size=(3, 400, 2)), 1) / 60 + 0.5
 _BOWLS = {f"L{k}": np.add.outer((_LINE - k / 3) ** 2, (_LINE - 0.5) ** 2) for k in (1, 2)}
 _TRUE, _Z, _H = _RNG.integers(0, 10, 400), _RNG.normal(size=(400, 10)), _RNG.normal(size=(400, 20))
+_SHARE = _RNG.random(60)
 _SPLIT = np.kron(np.eye(5, dtype=bool), np.ones((1, 2), bool))  # the units of five tasks
 
 # Those that need data get some of the size that a lesson has; all others stand on their own.
@@ -48,7 +49,10 @@ EXAMPLES: dict[str, Callable[[], Any]] = {
         {"accuracy on task 1": dict(zip(("naive", "EWC", "ER"), _RNG.random((3, 400))))},
     ),
     "ScenarioToggle": lambda: widgets.ScenarioToggle(_Z, _TRUE, _TRUE // 2, _SPLIT, _H, _RNG.normal(size=(10, 20))),
-    "Spectrum": lambda: widgets.Spectrum(0.9 ** np.arange(60), 12.0, {n: _RNG.random(60) for n in ("fc1", "fc2")}),
+    "LambdaExplorer": lambda: widgets.LambdaExplorer.load(
+        Path(__file__).parents[2] / "notebooks" / "runs" / "lambda_grid.json"
+    ),
+    "Spectrum": lambda: widgets.Spectrum(0.9 ** np.arange(60), 12.0, {"fc1": _SHARE, "fc2": 1 - _SHARE}),
 }  # fmt: skip
 
 # before the page's own scripts: note the first frame with an explorable, and time every key
@@ -105,12 +109,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         machine = (
-            f"{platform.machine()}, {os.cpu_count()} cores, Chromium {browser.version}, load {os.getloadavg()[0]:.1f}"
+            f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Chromium {browser.version}"
         )
         print(machine)
-        print(
-            f"{'':16}{'controls':>9}{'median ms':>11}{'10 % ms':>9}{'95 % ms':>9}{'first paint ms':>16}{'island kB':>11}"
-        )
+        head = ("controls", "median ms", "10 % ms", "95 % ms", "first paint ms", "island kB")
+        print(" " * 16 + "".join(f"{words:>15}" for words in head))
         for name in options.names or widgets.__all__:
             widget = EXAMPLES.get(name, getattr(widgets, name))()
             context = browser.new_context(offline=True, viewport={"width": 1280, "height": 1000})
@@ -124,10 +127,8 @@ def main() -> None:
                           "p10_ms": round(float(np.quantile(ms, 0.1)), 1),
                           "p95_ms": round(float(np.quantile(ms, 0.95)), 1), "first_paint_ms": round(row["first"]),
                           "island_kB": round(len(widget.island()) / 1000)}  # fmt: skip
-            late = " " + ", ".join(["slow"] * (statistics.median(ms) > TARGET) + ["late"] * (row["first"] > FIRST))
-            print(
-                f"{name:16}{'{controls:9}{median_ms:11.1f}{p10_ms:9.1f}{p95_ms:9.1f}{first_paint_ms:16}{island_kB:11}'.format(**rows[name])}{late}"
-            )
+            slow = "  over the limit" if statistics.median(ms) > TARGET or row["first"] > FIRST else ""
+            print(f"{name:16}" + "".join(f"{value:15}" for value in rows[name].values()) + slow, flush=True)
         browser.close()
     if options.out:
         options.out.write_text(json.dumps({"machine": machine, "moves": options.moves, "rows": rows}, indent=1) + "\n")
