@@ -168,7 +168,7 @@ function field(name, { min = 0, step = "any", act }) {
 // ----------------------------------------------------------------------------------------------------------- plots
 
 // An SVG as wide as its place, in real pixels. x, y: { range: [lo, hi], label, log }; a log axis takes the numbers
-// themselves. `equal` gives both axes one scale (the height follows), else the height is `height(width)`.
+// themselves; `ticks` may be [[value, words], ...], or false. `equal` gives both axes one scale (the height follows), else the height is `height(width)`.
 // `add` and `curve` draw inside the axes, clipped; `over` holds handles and words.
 function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = false }) {
   const axes = svg("g", { class: "clt-axes", "aria-hidden": "true" });
@@ -182,6 +182,7 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
   const back = (axis, s) => (axis.log ? axis.range[0] * (axis.range[1] / axis.range[0]) ** s
     : axis.range[0] + s * (axis.range[1] - axis.range[0]));
   const values = (axis, n) => {
+    if (Array.isArray(axis.ticks)) return axis.ticks;
     if (!axis.log) return ticks(...axis.range, n).map((v) => [v, String(v).replace("-", "−")]);
     const decades = axis.range.map(Math.log10), apart = Math.ceil((decades[1] - decades[0]) / n);
     return ticks(...decades, decades[1] - decades[0]).filter((e) => e % apart === 0).map((e) => [10 ** e, power(e)]);
@@ -279,4 +280,23 @@ function handle(plot, name, { look, get, put, words, done = () => {}, move, trac
       "aria-valuemin": bounds.range[0], "aria-valuemax": bounds.range[1],
       "aria-valuenow": +get()[axis].toPrecision(6) });
   } };
+}
+
+// Columns side by side at x = 0, 1, 2, ...: `columnsIn(plot, looks, count)` -> draw([values of each look]); NaN has none.
+function columnsIn(plot, looks, count) {
+  const wide = 0.8 / looks.length;
+  const nodes = looks.map(({ color }) => Array.from({ length: count }, () =>
+    plot.add("rect", { fill: color, "fill-opacity": 0.45, stroke: color, "stroke-width": 1.5 })));
+  return (series) => series.forEach((values, k) => nodes[k].forEach((node, c) => {
+    const v = values[c], gone = !Number.isFinite(v), [a, b] = [plot.Y(0), plot.Y(gone ? 0 : v)];
+    set(node, { x: plot.X(c - 0.4 + k * wide), width: plot.X(wide) - plot.X(0), y: Math.min(a, b),
+      height: Math.abs(a - b), visibility: gone ? "hidden" : "visible" });
+  }));
+}
+
+// Their names below an axis without ticks; the function puts them in place.
+function namesBelow(plot, names) {
+  const words = names.map((name) => plot.word(name, { "text-anchor": "middle" }));
+  plot.node.style.marginBottom = "22px";
+  return () => words.forEach((word, c) => set(word, { x: plot.X(c), y: plot.size[1] + 17 }));
 }

@@ -106,7 +106,8 @@ function render({ model, el }) {
   const flow = plot("The stream above, the slots below",
     { x: { range: [0, n], ticks: false }, y: { range: [0, 1], ticks: false, left: 50 }, height: () => 176 });
   const bars = plot("How often each offer was kept", { height: (w) => clamp(0.42 * w, 210, 300),
-    x: { range: [0, n], label: "place in the stream", ticks: false }, y: { range: [0, 1], label: "share of streams that kept it" } });
+    x: { range: [0, n], label: "place in the stream", ticks: false },
+    y: { range: [0, 1], label: "share of streams that kept it" } });
   const band = bars.add("rect", { class: "clt-band" });
   const hist = bars.add("path", { class: "clt-bars" });
   const aim = bars.add("path", { ...stroke({ color: "var(--fg)", dash: "" }, 2) });
@@ -119,7 +120,7 @@ function render({ model, el }) {
     draw();
   });
   const size = slider("slots M", { min: 2, max: Math.min(10, n - 1), step: 1, words: (x) => `${x} of ${n} offers`,
-    act: (x) => { model.set("slots", x); }, done: () => model.save_changes() });
+    act: (x) => model.set("slots", x), done: () => model.save_changes() });
   const next = button("next offer", () => { pause(); step(); draw(); });
   const play = button("play", () => (timer ? pause() : start()));
   const runs = [1, 100, 10000].map((k) => button(many(k, "stream"), () => { pause(); flowBy(k); draw(); }));
@@ -149,7 +150,8 @@ function render({ model, el }) {
   // Every rule is offered the same streams, with the same numbers.
   function enough() {
     N += 1;
-    for (const [l, rule] of Object.entries(letters)) for (const i of fill(rule, model.get("slots"), us)) counts[l][i] += 1;
+    for (const [l, rule] of Object.entries(letters))
+      for (const i of fill(rule, model.get("slots"), us)) counts[l][i] += 1;
   }
   function step() {
     if (us.length === n) us = [];
@@ -182,11 +184,13 @@ function render({ model, el }) {
     for (let i = 0; i < n; i++)
       box(i * cell + 1, 8, cell - 2, 34, String(i + 1), i > last ? "waits" : held.includes(i) ? "kept" : "gone");
     for (let j = 0; j < M; j++)
-      box(x(j), 104, side, 38, held[j] === undefined ? "" : String(held[j] + 1), held[j] === undefined ? "waits" : "kept");
+      if (held[j] === undefined) box(x(j), 104, side, 38, "", "waits");
+      else box(x(j), 104, side, 38, String(held[j] + 1), "kept");
     if (last >= 0) {
       const j = held.indexOf(last), from = (last + 0.5) * cell;
       const [tx, ty] = j < 0 ? [from, 72] : [x(j) + side / 2, 98];
-      parts.push(svg("path", { d: `M${from} 44L${tx} ${ty}`, ...stroke({ color: "var(--vermillion)", dash: j < 0 ? "4 4" : "" }) }),
+      const look = { color: "var(--vermillion)", dash: j < 0 ? "4 4" : "" };
+      parts.push(svg("path", { d: `M${from} 44L${tx} ${ty}`, ...stroke(look) }),
         svg("path", { d: mark("v", tx, ty, 6), fill: "var(--vermillion)" }));
     }
     flow.over.replaceChildren(...parts);
@@ -197,10 +201,11 @@ function render({ model, el }) {
     const top = Math.min(1, 1.15 * Math.max(2 * p, p + spread, ...heights, ...(seen ? calc : [])));
     if (bars.y.range[1] !== top) { bars.y.range = [0, top]; bars.fit(); }
     const [w, h] = bars.size, cell = w / n, down = (v) => bars.Y(Math.max(0, v)).toFixed(2);
-    hist.setAttribute("d", heights.map((v, i) => `M${(i + 0.12) * cell} ${h}V${down(v)}h${0.76 * cell}V${h}Z`).join(""));
+    hist.setAttribute("d", heights.map((v, i) => `M${(i + 0.1) * cell} ${h}V${down(v)}h${0.8 * cell}V${h}Z`).join(""));
     set(band, { x: 0, width: w, y: down(p + spread), height: down(p - spread) - down(p + spread) });
     aim.setAttribute("d", `M0 ${down(p)}H${w}`);
-    theory.setAttribute("d", seen ? join(calc.flatMap((v, i) => [[i * cell, bars.Y(v)], [(i + 1) * cell, bars.Y(v)]])) : "");
+    const steps = calc.flatMap((v, i) => [[i * cell, bars.Y(v)], [(i + 1) * cell, bars.Y(v)]]);
+    theory.setAttribute("d", seen ? join(steps) : "");
     label.textContent = `M/n = ${num(p, 2)}`;
     set(label, { x: w - 4, y: down(p + spread) - 6 });
   }
@@ -214,7 +219,8 @@ function render({ model, el }) {
     score.textContent = tally(counts[letter], N, M);
     guess.textContent = `${letter} is the reservoir`;
     answer.textContent = said;
-    list.replaceChildren(...Object.keys(letters).filter((l) => known.has(l)).map((l) => make("li", {}, `${l}: ${IS[letters[l]]}.`)));
+    const revealed = Object.keys(letters).filter((l) => known.has(l));
+    list.replaceChildren(...revealed.map((l) => make("li", {}, `${l}: ${IS[letters[l]]}.`)));
     list.hidden = !known.size;
     say(`Rule ${letter}. ${timer ? "" : news.textContent} ${score.textContent} ${said}`);
   }
