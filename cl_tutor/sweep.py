@@ -106,9 +106,10 @@ class Experiment:
 
     def learner(self, device: str = "cpu") -> Learner:
         """The run before its first step, or ValueError if it cannot be."""
-        data = _data(self.data, self.samples, self.held_out, self.seed)
-        stream = STREAMS[self.stream](data, self.tasks, self.scenario, self.seed)
-        x, units = data.train[0], stream.units.shape[1]
+        drawn = self.samples or self.held_out or self.stream == "permuted"  # else all seeds share one stream
+        about = (self.data, self.samples, self.held_out, self.stream, self.tasks, self.scenario)
+        stream = _stream(*about, self.seed if drawn else 0)
+        x, units = stream.tasks[0].train.x, stream.units.shape[1]
         widths = () if self.net == "cnn" else map(int, self.net.split("-"))
         sizes = (x[0].numel(), *widths, units)
         cnn = lambda seed: SmallCNN(x.shape[1], x.shape[2], units, seed=seed)
@@ -130,6 +131,10 @@ class Experiment:
 
 
 @lru_cache(maxsize=2)
+def _stream(data: str, samples: int, held_out: bool, stream: str, tasks: int, scenario: str, seed: int) -> Stream:
+    return STREAMS[stream](_data(data, samples, held_out, seed), tasks, scenario, seed)
+
+
 def _data(name: str, samples: int, held_out: bool, seed: int) -> Data:
     """The data of a run; with `held_out` its test set is a tenth of the training set, and the other nine train."""
     data = _loaded(name)

@@ -1,4 +1,4 @@
-"""The capacity explorable: its closed forms are the bills of the package's methods; keys, words, room, light and dark."""
+"""Capacity: its closed forms are the bills of the package's methods; keys, words, room, light and dark."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def test_the_means_and_bands_in_javascript_are_those_of_the_runs(explorer, path,
     scored = lambda r: {"acc": r.acc, "forgetting": r.forgetting}
     for T in range(2, 12):
         drawn = [[Results(rng.random((T, T)), rng.random(T)) for _ in range(n)] for n in rng.integers(1, 6, 8)]
-        points = [{key: [scored(r)[key] for r in rs] for key in ("acc", "forgetting")} for rs in drawn]
+        points = [
+            {key: [scored(r)[key] for r in rs] for key in ("acc", "forgetting")} | {"seeds": len(rs)} for rs in drawn
+        ]
         expected = {key: [moments(p[key]) for p in points] for key in ("acc", "forgetting")}
         cases.append({"points": points, **expected, "best": int(np.argmax([m for m, _ in expected["acc"]]))})
     run_node("lambda_explorer", cases, 5, tmp_path)

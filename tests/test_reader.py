@@ -128,7 +128,7 @@ def test_a_prediction_is_scored_and_kept():
 
 def test_no_prediction_is_no_error_and_not_kept():
     guess = Guess("x", ...)
-    assert guess.value is None and guess.marks == {} and "none was made; measured: 0.7" in repr(guess.score(0.7))
+    assert guess.value is None and guess.marks == {} and "None was made; measured: 0.7" in repr(guess.score(0.7))
     assert progress.read() == progress.EMPTY
     for value in ([0.5], True, float("nan"), "inf", np.ones(1)):
         with pytest.raises(TypeError, match="a number or a word"):

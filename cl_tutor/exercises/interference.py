@@ -21,7 +21,7 @@ def predicted_change(g1, g2, lr):
 def layer_cosines(a, b):
     """The cosine within each layer: `fc.weight` and `fc.bias` together are layer `fc`."""
     cosines = {}
-    for layer in {name.rpartition(".")[0] for name in a}:
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in a):
         u = torch.cat([a[name].flatten() for name in a if name.rpartition(".")[0] == layer])
         v = torch.cat([b[name].flatten() for name in a if name.rpartition(".")[0] == layer])
         cosines[layer] = u @ v / (u.norm() * v.norm())
@@ -119,7 +119,7 @@ q2 = Exercise(
         """
         ```python
         cosines = {}
-        for layer in {name.rpartition(".")[0] for name in a}:
+        for layer in dict.fromkeys(name.rpartition(".")[0] for name in a):
             u = torch.cat([a[name].flatten() for name in a if name.rpartition(".")[0] == layer])
             v = ...
             cosines[layer] = ...

@@ -284,6 +284,15 @@ def _axes():
     return float(worst)
 
 
+def _no_direction_is_steeper():
+    """δᵀHδ/δᵀδ over 1,000 directions: how far it exceeds λ₁, or misses it along the eigenvector."""
+    L, _, _, w = _toy()
+    values, vectors = torch.linalg.eigh(hessian(L)(w))
+    delta = torch.column_stack([torch.randn(2, 1000).double(), vectors[:, -1]])
+    costs = (delta * (hessian(L)(w) @ delta)).sum(0) / delta.square().sum(0)
+    return (costs.max() - values[-1]).abs().item()
+
+
 def _no_barrier_in_a_bowl():
     """The loss of (2.1) on lines between random points: how far it rises above the chord."""
     L = _toy()[0]
@@ -352,6 +361,17 @@ derivation = (
         barrier of the loss (2.1) on twenty random lines.
         """,
         _no_barrier_in_a_bowl,
+    ),
+    Step(
+        "2.7",
+        r"""
+        At the bottom of a basin the slope is 0, so Taylor's second term is the first that counts: a move by $\delta$ costs
+        $\Delta L \approx \frac12\,\delta^\top H\delta$. Write $\delta$ in the eigenvectors of $H$, $\delta = \sum_k a_k
+        v_k$: then $\delta^\top H\delta = \sum_k \lambda_k a_k^2 \le \lambda_1 \sum_k a_k^2 = \lambda_1 \lVert\delta
+        \rVert^2$, with equality along $v_1$. The bound says nothing about how long $\delta$ will be: that is why a flat
+        basin need not forget less.
+        """,
+        _no_direction_is_steeper,
     ),
 )
 

@@ -82,14 +82,14 @@ class Guess:
         measured = measured if isinstance(measured, str) else float(f"{measured:.3g}")
         if self.value is None:
             return Hint(
-                "Your prediction", f"none was made; measured: {measured}. Put yours in place of the three dots."
+                "Your prediction", f"None was made; measured: {measured}. Put yours in place of the three dots."
             )
         progress.update(lambda stored: stored["guesses"].update({self.about: [self.value, measured]}))
         if isinstance(self.value, float | int) and isinstance(measured, float):
             verdict = f"off by {abs(self.value - measured):.2g}"
         else:
             verdict = "as you said" if self.value == measured else "not as you said"
-        return Hint("Your prediction", f"you said {self.value}, measured {measured}: {verdict}.")
+        return Hint("Your prediction", f"You said {self.value}, measured {measured}: {verdict}.")
 
 
 def _number_or_word(value: Any) -> float | str | None:

@@ -22,8 +22,8 @@ class BasinPlayer(Island):
 
     >>> line = np.linspace(0, 1, 5)
     >>> walk = BasinPlayer(line, line, np.add.outer(line, line), {"SGD": np.array([[0.9, 0.9], [0.2, 0.1]])})
-    >>> walk
-    BasinPlayer: Loss, a contour plot. loss is lowest near (0.00, 0.00) at 0.000; SGD walks from (0.90, 0.90) to (0.20, 0.10) in 1 steps.
+    >>> walk.data["steps"]
+    [0, 1]
     """
 
     _esm = module("basin_player.js")
@@ -47,10 +47,10 @@ class BasinPlayer(Island):
                     raise ValueError(f"{what!r} of {name!r} has {len(values)} values and needs {right}.")
         steps = np.unique(np.linspace(0, max(map(len, walks.values())) - 1, frames).round().astype(int))
         keep = lambda values: np.asarray(values, float)[np.minimum(steps, len(values) - 1)]
-        lines = {name: plots._polyline(xs, ys, z) for name, z in plots._surfaces(xs, ys, Z).items()}
+        contours = {name: plots._polyline(xs, ys, z) for name, z in plots._surfaces(xs, ys, Z).items()}
         data = {
             "title": title, "x": [float(xs[0]), float(xs[-1]), xlabel], "y": [float(ys[0]), float(ys[-1]), ylabel],
-            "steps": steps.tolist(), "surfaces": {name: list(map(list, xy)) for name, xy in lines.items()},
+            "steps": steps.tolist(), "surfaces": {name: [x, y] for name, (x, y) in contours.items()},
             "paths": {name: keep(p).round(4).tolist() for name, p in walks.items()},
             "points": {name: [float(u), float(v)] for name, (u, v) in (points or {}).items()},
             "curves": {what: {n: keep(v).round(5).tolist() for n, v in of.items()} for what, of in curves.items()},

@@ -54,6 +54,8 @@ class ReservoirStream(Island):
 
     def picture(self) -> plots.Picture:
         place = list(range(1, self.offers + 1))
-        chances = {letter: (place, inclusion(r, self.slots, self.offers)) for letter, r in zip("ABCDE", self.rules)}
+        chances = {
+            letter: (place, inclusion(r, self.slots, self.offers).tolist()) for letter, r in zip("ABCDE", self.rules)
+        }
         title = f"{self.slots} slots, {self.offers} offers: which rule is the reservoir?"
         return plots.lines(chances, "place in the stream", "chance of being kept", title, ylim=(-0.02, 1.02))

@@ -86,7 +86,9 @@ class ScenarioToggle(Island):
         tasks = np.arange(owner.max() + 1)
         by_task = lambda s, rule: [right(rule, s, y, t, owner)[t == k].mean() for k in tasks]
         names = {"task": "Task-IL", "domain": "Domain-IL", "class": "Class-IL"}
-        series = {name: (tasks + 1, by_task(scores[""], rule)) for rule, name in names.items()}
+        series: dict[str, tuple[Any, Any]] = {
+            name: (tasks + 1, by_task(scores[""], rule)) for rule, name in names.items()
+        }
         if self.features:
             series["Class-IL, nearest mean"] = (tasks + 1, by_task(nearest(self.features, self.means), "class"))
         return plots.lines(series, "task", "accuracy", "The same scores, read in three ways", ylim=(-0.02, 1.02))

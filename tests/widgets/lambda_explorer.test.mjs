@@ -20,7 +20,8 @@ test("means and standard deviations, also of one seed and of none", () => {
 test("the nearest stop is the nearest by ratio, and the best skips what diverged", () => {
   assert.deepEqual([0.01, 0.3, 0.4, 31, 33, 1e9].map((x) => snap(x, ewc.values)), [0, 0, 1, 2, 3, 3]);
   assert.equal(best(ewc.points), 1);
-  assert.equal(best([point([]), point([0.2])]), 1);
+  assert.equal(best([point([], 1), point([0.2])]), 1);
+  assert.equal(best([point([0.9], 2), point([0.2])]), 1);
   assert.equal(best([point([0.2]), point([0.2])]), 0);
 });
 

@@ -99,13 +99,14 @@ function render({ model, el }) {
       make("div", { class: "clt-bar" }, play, speed.node)),
     make("div", {}, ...panes.map(({ p }) => p.node), make("div", { class: "clt-scroll" }, table))));
 
-  function draw() {
-    const k = clamp(model.get("frame"), 0, last);
-    const lay = (p, { name, ghost, trail, head, r }, line) => {
-      const px = line.map(([a, b]) => [p.X(a), p.Y(b)]), [cx, cy] = px[k];
-      set(ghost, { d: join(px) });
-      set(trail, { d: join(px.slice(0, k + 1)) });
-      set(head, { d: Number.isFinite(cx + cy) ? mark(looks[name].shape, cx, cy, r) : "" });
+  let size = ""; // for which all that does not move has been drawn
+  function still() {
+    const now = [land, ...panes.map(({ p }) => p)].flatMap((p) => p.size).join();
+    if (now === size) return;
+    size = now;
+    const lay = (p, layer, line) => {
+      layer.px = line.map(([a, b]) => [p.X(a), p.Y(b)]);
+      set(layer.ghost, { d: join(layer.px) });
     };
     rings.forEach(([node, line]) => set(node, { d: join(line.map(([a, b]) => [land.X(a), land.Y(b)])) }));
     for (const [cross, word, [a, b]] of crosses) {
@@ -114,11 +115,19 @@ function render({ model, el }) {
       set(word, { x: cx + 9, y: cy - 8 });
     }
     walks.forEach((layer) => lay(land, layer, paths[layer.name]));
-    for (const { p, of, now, layers } of panes) {
-      set(now, { d: `M${p.X(steps[k])} 0V${p.size[1]}` });
-      for (const layer of layers)
-        if (of[layer.name]) lay(p, layer, of[layer.name].map((v, j) => [steps[j], v]));
+    for (const { p, of, layers } of panes)
+      for (const layer of layers) lay(p, layer, (of[layer.name] ?? []).map((v, j) => [steps[j], v]));
+  }
+
+  function draw() {
+    still();
+    const k = clamp(model.get("frame"), 0, last);
+    for (const { name, px, trail, head, r } of [...walks, ...panes.flatMap(({ layers }) => layers)]) {
+      const [cx, cy] = px[k] ?? [NaN, NaN];
+      set(trail, { d: join(px.slice(0, k + 1)) });
+      set(head, { d: Number.isFinite(cx + cy) ? mark(looks[name].shape, cx, cy, r) : "" });
     }
+    for (const { p, now } of panes) set(now, { d: `M${p.X(steps[k])} 0V${p.size[1]}` });
     scrub.show(k);
     speed.show(Object.keys(SPEEDS).find((s) => SPEEDS[s] === model.get("speed")));
     body.replaceChildren(...names.map((name) => make("tr", {}, make("th", { scope: "row" }, name),

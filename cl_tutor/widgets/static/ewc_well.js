@@ -163,7 +163,7 @@ function render({ model, el }) {
     const ratio = abroad(spoken());
     ours.show(+s.lam.toPrecision(4));
     theirs.show(+(s.lam * ratio).toPrecision(4));
-    formula.textContent = `their λ = ${sci(ratio)} · our λ${kind.fisher === "batch" ? ", at an optimum, where a batch mean squared is F/B" : ""}`;
+    formula.textContent = `their λ = ${sci(ratio, 4)} · our λ${kind.fisher === "batch" ? ", at an optimum, where a batch mean squared is F/B" : ""}`;
   }
   return bind(model, keys, draw, [ruler, losses, steps]);
 }

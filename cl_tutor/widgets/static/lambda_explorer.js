@@ -20,9 +20,10 @@ export function path(points, key) {
   return points.map((p) => ({ mean: average(p[key]), sd: spread(p[key]) }));
 }
 
-// The place with the highest mean ACC, the first of equals.
+// The place with the highest mean ACC, the first of equals. The survivors of a place where seeds diverged stand for
+// nothing, and are passed over.
 export function best(points) {
-  const means = points.map((p) => average(p.acc));
+  const means = points.map((p) => (p.acc.length < p.seeds ? NaN : average(p.acc)));
   return means.reduce((k, m, j) => (Number.isFinite(m) && !(means[k] >= m) ? j : k), 0);
 }
 
@@ -81,7 +82,7 @@ function render({ model, el }) {
   const curves = [ACC, FALL].map((look) => along.curve(look, 2.5, 1));
   const now = along.add("path", stroke({ color: "var(--fg)", dash: "" }, 1.5));
   const own = [ACC, FALL].map((look) => along.add("path", stroke({ ...look, dash: "" }, 2.5)));
-  const gone = along.word("diverges", { "text-anchor": "end" });
+  const gone = along.word("seeds diverge", { "text-anchor": "end" });
   const keys = make("div"), tells = make("p", { class: "clt-note" });
   const table = make("table", { class: "clt-numbers clt-heat" });
   const typed = field("value", { act: (x) => { value = x; draw(); } });
@@ -90,7 +91,7 @@ function render({ model, el }) {
     ...(grid.length > 1 ? [make("div", { class: "clt-bar" }, protocols.node)] : []), methods, knob.node, stops,
     make("div", { class: "clt-panes clt-two" }, make("div", {}, cloud.node, keys),
       make("div", {}, along.node, legend({ ACC, forgetting: FALL }))),
-    tells, make("div", { class: "clt-scroll clt-bar" }, table),
+    tells, make("div", { class: "clt-note" }, make("div", { class: "clt-scroll" }, table)),
     make("div", { class: "clt-bar" }, typed.node, train), status, list);
 
   function enter(name) {
@@ -164,7 +165,7 @@ function render({ model, el }) {
       const at = runs().map((r) => [along.X(r.value), along.Y(r[["acc", "forgetting"][j]][0])]);
       own[j].setAttribute("d", at.map(([a, b]) => mark("D", a, b, 8)).join(""));
     });
-    const [w, h] = along.size, dead = method.points.findIndex((p) => !p.acc.length);
+    const [w, h] = along.size, dead = method.points.findIndex((p) => p.acc.length < p.seeds);
     const from = dead < 0 ? w : along.X(v[dead]) - 8;
     set(lost, { x: from, width: Math.max(0, w - from), height: h });
     set(gone, { x: w - 4, y: 16, visibility: dead < 0 ? "hidden" : "visible" });
@@ -175,7 +176,7 @@ function render({ model, el }) {
     const cell = (x) => make("td", { style: `--share: ${Math.round(100 * x)}%` }, num(x, 2));
     const row = (r, i) => make("tr", {}, make("th", { scope: "row" }, `task ${i + 1}`), ...r.map(cell));
     table.hidden = !R.length;
-    table.replaceChildren(make("caption", {}, "R, mean over seeds: a row after each task, a column for the task tested on"),
+    table.replaceChildren(make("caption", {}, "R, mean over seeds: rows after, columns on"),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "R"), ...head)), make("tbody", {}, ...R.map(row)));
   }
   function draw() {

@@ -59,9 +59,9 @@ export function outside(counts, N, M) {
 // ---------------------------------------------------------------------------------------------------------- words
 
 const IS = {
-  reservoir: "j from {0 … i}, i included; it takes slot j if there is one",
-  early: "j from {0 … i − 1}: the newest enter too often, and the first are pushed out",
-  late: "j from {0 … i + 1}: the newest enter too seldom, and the first stay too long",
+  reservoir: "offer i, counted from 0, draws j from {0 … i}, and takes slot j if there is one",
+  early: "j comes from {0 … i − 1}: the newest enter too often, and the first are pushed out",
+  late: "j comes from {0 … i + 1}: the newest enter too seldom, and the first stay too long",
   always: "every offer enters, into a slot drawn at random: the past fades",
   ring: "slot i mod M: the last M offers, and nothing else",
 };

@@ -17,15 +17,16 @@ export function places(owner) {
   return owner.map((task) => { met[task] = (met[task] ?? -1) + 1; return met[task]; });
 }
 
-export function right(rule, s, y, t, owner) {
-  const won = winner(s, competing(rule, owner, t)), place = places(owner);
+export function right(rule, s, y, t, owner, place = places(owner), C = competing(rule, owner, t)) {
+  const won = winner(s, C);
   return rule === "domain" ? place[won] === place[y] : won === y;
 }
 
 // The share answered rightly: of each task, then of all samples.
 export function accuracies(rule, S, y, t, owner) {
-  const T = Math.max(...owner) + 1, hits = Array(T).fill(0), n = Array(T).fill(0);
-  S.forEach((s, k) => { n[t[k]] += 1; hits[t[k]] += right(rule, s, y[k], t[k], owner); });
+  const T = Math.max(...owner) + 1, hits = Array(T).fill(0), n = Array(T).fill(0), place = places(owner);
+  const C = hits.map((_, task) => competing(rule, owner, task)); // once a task, not once an image
+  S.forEach((s, k) => { n[t[k]] += 1; hits[t[k]] += right(rule, s, y[k], t[k], owner, place, C[t[k]]); });
   const all = hits.reduce((a, b) => a + b, 0) / S.length;
   return { tasks: hits.map((h, k) => h / n[k]), all };
 }
@@ -44,10 +45,9 @@ export function hush(S, owner, delta) {
 
 // For each sample of an old task the best score among the old units, and among those of the last task.
 export function loudest(S, t, owner) {
-  const last = Math.max(...owner), best = (s, own) => Math.max(...s.filter((_, c) => own(owner[c])));
-  const old = S.filter((_, k) => t[k] !== last);
-  const pick = (own) => old.map((s) => best(s, own));
-  return { old: pick((task) => task !== last), new: pick((task) => task === last) };
+  const last = Math.max(...owner), old = S.filter((_, k) => t[k] !== last);
+  const best = (C) => old.map((s) => s[winner(s, C)]);
+  return { old: best(owner.map((task) => task !== last)), new: best(owner.map((task) => task === last)) };
 }
 
 // The share of the values in each of n equal bins from lo to hi.

@@ -36,26 +36,35 @@ export function joint({ theta1, theta2, ...state }) { // the minimum of L₁ + L
   return [(c * x - b * y) / (a * c - b * b), (a * y - b * x) / (a * c - b * b)];
 }
 
-// All 2001 points of a path, and the gradients g₁, g₂ of both tasks there.
+export function gradients(theta, state) { // g₁ and g₂
+  return [times(hessian(state), minus(theta, state.theta1)), minus(theta, state.theta2)];
+}
+
+// All 2001 points of a path. Plain numbers, for this runs at every move of a hand.
 export function walk(method, state) {
-  const { theta1, theta2, lam } = state, H = hessian(state), keep = scale(lam, omega(method, state));
-  const path = [], g1s = [], g2s = [];
-  let theta = state.start, anchor = null;
+  const [a, b, c] = hessian(state), [p, q, r] = scale(state.lam, omega(method, state));
+  const [x1, y1] = state.theta1, [x2, y2] = state.theta2, path = [];
+  let [x, y] = state.start, ax = 0, ay = 0; // ax, ay: the anchor
   for (let k = 0; k <= 2 * STEPS; k++) {
-    const g1 = times(H, minus(theta, theta1)), g2 = minus(theta, theta2);
-    path.push(theta);
-    g1s.push(g1);
-    g2s.push(g2);
-    if (k === STEPS) anchor = theta;
-    let g = g1;
-    if (anchor) {
-      g = plus(g2, times(keep, minus(theta, anchor)));
-      if (method === "ER") g = plus(g, g1);
-      if (method === "A-GEM" && dot(g, g1) < 0) g = minus(g, scale(dot(g, g1) / dot(g1, g1), g1));
+    path.push([x, y]);
+    if (k === STEPS) [ax, ay] = [x, y];
+    const ux = a * (x - x1) + b * (y - y1), uy = b * (x - x1) + c * (y - y1); // g₁
+    let gx = ux, gy = uy;
+    if (k >= STEPS) {
+      gx = x - x2 + p * (x - ax) + q * (y - ay);
+      gy = y - y2 + q * (x - ax) + r * (y - ay);
+      if (method === "ER") { gx += ux; gy += uy; }
+      const against = gx * ux + gy * uy;
+      if (method === "A-GEM" && against < 0) {
+        const part = against / (ux * ux + uy * uy);
+        gx -= part * ux;
+        gy -= part * uy;
+      }
     }
-    theta = minus(theta, scale(RATE, g));
+    x -= RATE * gx;
+    y -= RATE * gy;
   }
-  return { path, g1s, g2s };
+  return path;
 }
 
 // Where the ring L₁ = 0.1 meets the valley's axis; and the angle and κ that put it there.
@@ -70,6 +79,7 @@ export function shape(point, theta1) {
 // ----------------------------------------------------------------------------------------------------------- view
 
 const KEYS = ["theta1", "theta2", "start", "angle", "kappa", "lam", "step", "methods"];
+const EVERY = [...Array(2 * STEPS / 10 + 1).keys()].map((k) => 10 * k); // the points that are drawn
 const LEVELS = [0.1, 0.4, 0.9, 1.6, 2.5, 3.6];
 const TASKS = [{ color: "var(--blue)", dash: "", shape: "o" }, { color: "var(--vermillion)", dash: "4 2", shape: "s" }];
 const LABELS = { EWC: "EWC (diagonal)", ER: "replay (ER)" };
@@ -163,16 +173,17 @@ function render({ model, el }) {
   function draw() {
     const state = get(), shown = NAMES.filter((m) => state.methods.includes(m)), best = joint(state);
     const walks = Object.fromEntries(shown.map((m) => [m, walk(m, state)]));
-    const { path, g1s } = walks[shown[0]] ?? walk("naive", state);
-    const measured = Object.fromEntries(shown.map((m) => [m, {
-      dots: walks[m].g1s.map((g, k) => dot(g, walks[m].g2s[k])),
-      loss: walks[m].path.map((theta, k) => 0.5 * dot(walks[m].g1s[k], minus(theta, state.theta1))) }]));
+    const path = walks[shown[0]] ?? walk("naive", state);
+    const along = (way, f) => EVERY.map((k) => [k, f(way[k])]);
+    const clash = (theta) => dot(...gradients(theta, state)), old = (theta) => losses(theta, state)[0];
+    const measured = Object.fromEntries(shown.map((m) => [m, [along(walks[m], clash), along(walks[m], old)]]));
 
     // scales: of task 2, for the first steps on task 1 may be far up a wall
-    const second = (key) => shown.flatMap((m) => measured[m][key].slice(STEPS - 100));
-    const [low, high] = [Math.min(0, ...second("dots")), Math.max(0, ...second("dots"))];
+    const late = EVERY.findIndex((k) => k > 0.95 * STEPS);
+    const second = (which) => shown.flatMap((m) => measured[m][which].slice(late).map(([, v]) => v));
+    const [low, high] = [Math.min(0, ...second(0)), Math.max(0, ...second(0))];
     rescale(dots, Math.min(-0.5, low), Math.max(0.5, high, -low / 4));
-    rescale(forgets, 0, Math.max(0.5, ...second("loss")));
+    rescale(forgets, 0, Math.max(0.5, ...second(1)));
 
     // rings, of the same losses for both
     const unit = Math.abs(plane.X(1) - plane.X(0));
@@ -184,17 +195,16 @@ function render({ model, el }) {
       }));
     set(star, { d: mark("^", plane.X(best[0]), plane.Y(best[1]), 7) });
 
-    const some = (_, k) => k % 10 === 0 || k === state.step;
-    const px = (p, points) => join(points.filter(some).map(([a, b]) => [p.X(a), p.Y(b)]));
-    set(first, { d: px(plane, path.slice(0, STEPS + 1)) });
+    const px = (p, points) => join(points.map(([a, b]) => [p.X(a), p.Y(b)]));
+    const part = (way, from, to) => EVERY.filter((k) => k >= from && k <= to).map((k) => way[k]);
+    set(first, { d: px(plane, part(path, 0, STEPS)) });
     for (const name of NAMES) {
-      const w = walks[name], over = (key) => measured[name][key].map((v, k) => [k, v]);
-      const series = w && [w.path, over("dots"), over("loss")];
+      const way = walks[name], here = way?.[state.step];
+      const now = way && [here, [state.step, clash(here)], [state.step, old(here)]];
       lines[name].forEach(([line, head], k) => {
         const p = [plane, dots, forgets][k];
-        const points = w && (k ? series[k] : series[k].slice(STEPS)), now = w && series[k][state.step];
-        set(line, { d: w ? px(p, points) : "" });
-        set(head, { d: w ? mark(looks[name].shape, p.X(now[0]), clamp(p.Y(now[1]), -9, 1e3), 6) : "" });
+        set(line, { d: way ? px(p, k ? measured[name][k - 1] : part(way, STEPS, 2 * STEPS)) : "" });
+        set(head, { d: way ? mark(looks[name].shape, p.X(now[k][0]), clamp(p.Y(now[k][1]), -9, 1e3), 6) : "" });
       });
     }
     for (const { p, zero, turn, now, words } of panes) {
@@ -207,12 +217,12 @@ function render({ model, el }) {
     set(conflict, { x: 0, width: dots.size[0], y: dots.Y(0), height: Math.max(0, dots.size[1] - dots.Y(0)) });
 
     // downhill for both tasks, from the mark of the method that was switched on last
-    const lens = state.methods.at(-1);
-    [["g1s", "−g₁"], ["g2s", "−g₂"]].forEach(([key, words], k) => {
-      const g = lens && walks[lens][key][state.step], size = g && Math.hypot(...g);
+    const lens = state.methods.at(-1), downhill = lens && gradients(walks[lens][state.step], state);
+    ["−g₁", "−g₂"].forEach((words, k) => {
+      const g = downhill?.[k], size = g && Math.hypot(...g);
       const on = lens && size > 1e-3;
       if (on) {
-        const [ax, ay] = walks[lens].path[state.step], [ux, uy] = scale(-1 / size, g);
+        const [ax, ay] = walks[lens][state.step], [ux, uy] = scale(-1 / size, g);
         const long = 16 + 34 * Math.tanh(size / 2);
         const from = [plane.X(ax), plane.Y(ay)], to = [from[0] + long * ux, from[1] - long * uy];
         const barb = (turn) => { // 8 pixels back from the tip, 25 degrees to one side
@@ -235,7 +245,7 @@ function render({ model, el }) {
     sliders.step.show(state.step);
 
     // numbers
-    const rows = shown.map((m) => [m, losses(walks[m].path[state.step], state)]);
+    const rows = shown.map((m) => [m, losses(walks[m][state.step], state)]);
     rows.push(["joint", losses(best, state)]);
     const word = (m) => (m === "joint" ? "best for both ▲" : LABELS[m] ?? m);
     body.replaceChildren(...rows.map(([m, [a, b]]) => make("tr", {}, make("th", { scope: "row" }, word(m)),
