@@ -153,8 +153,8 @@ questions = (
     ),
     Question(
         "second order",
-        "Averaged over their order, two SGD steps differ from one step on the sum of the losses by a term that ...",
-        ("makes both losses flatter", "makes the two gradients agree more", "vanishes for quadratic losses"),
+        "Averaged over their order, two SGD steps differ from one step on the sum of the losses. What does the difference do?",
+        ("It makes both losses flatter", "It makes the two gradients agree more", "It vanishes for quadratic losses"),
         "b",
         "The mean of H₁g₂ and H₂g₁ is half of ∇(g₁·g₂): uphill in the agreement, of size α².",
     ),
