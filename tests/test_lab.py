@@ -51,7 +51,7 @@ CHANGED = f"""async (root) => {{
 
 # A control, by its number, or by its name where it was drawn anew; and how the keyboard uses each kind.
 CONTROL = """(root, [controls, k, name]) => root.controls[k].isConnected ? root.controls[k]
-  : [...root.querySelectorAll(controls)].find((n) => (n.ariaLabel || n.innerText).trim() === name)"""
+  : [...root.querySelectorAll(controls)].find((n) => (n.ariaLabel || n.textContent).trim() === name)"""
 
 KEYS = {
     "range": ("ArrowRight", "Home", "End"),
@@ -184,10 +184,11 @@ def explorables(path):
 
 def move_every_control(page, root):
     """Twice through all controls: what has nothing to do at first (the choice that is taken, a reset) has it then."""
+    root.scroll_into_view_if_needed()  # JupyterLab leaves out what is far from the eye
     names = root.evaluate(
         """(root, controls) => {
           root.controls = [...root.querySelectorAll(controls)].filter((n) => n.checkVisibility());
-          return root.controls.map((n) => (n.ariaLabel || n.innerText).trim());
+          return root.controls.map((n) => (n.ariaLabel || n.textContent).trim());
         }""",
         CONTROLS,
     )
