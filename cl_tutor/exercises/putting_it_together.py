@@ -76,7 +76,8 @@ q2 = Exercise(
     },
     hints=(
         "Seed 3 is kind to both methods, seed 4 to neither. So subtract within each seed first.",
-        r"$\bar d \,/\, (s_d/\sqrt n)$ with $d = a - b$ and $s_d$ its standard deviation, with $n - 1$: equation (14.2).",
+        r"$\bar d \,/\, (s_d/\sqrt n)$ with $d = a - b$ and $s_d$ its standard deviation, with $n - 1$: equation "
+        r"(14.2).",
         """
         ```python
         d = np.asarray(a) - np.asarray(b)
@@ -150,29 +151,36 @@ def _variance():
 derivation = (
     Step(
         "14.1",
-        r"EWC keeps an anchor and a Fisher for each task, $2P$ numbers each time, $2PT$ in all. A row of a replay memory is "
-        r"an input of $d$ numbers, a label and a task. So $\lfloor 2PT/(d+2) \rfloor$ rows cost the same, and one more would "
+        r"EWC keeps an anchor and a Fisher for each task, $2P$ numbers each time, $2PT$ in all. A row of a replay "
+        r"memory is "
+        r"an input of $d$ numbers, a label and a task. So $\lfloor 2PT/(d+2) \rfloor$ rows cost the same, and one "
+        r"more would "
         r"cost more: the residual is what is left over beyond one row.",
         _fits,
         0.0,
     ),
     Step(
         "14.2",
-        r"Over $n$ seeds the mean difference $\bar d$ has the standard error $s_d/\sqrt n$. Their quotient follows Student's "
+        r"Over $n$ seeds the mean difference $\bar d$ has the standard error $s_d/\sqrt n$. Their quotient "
+        r"follows Student's "
         r"$t$ with $n - 1$ degrees of freedom if the true difference is 0. Residual: against SciPy's own paired test.",
         _against_scipy,
     ),
     Step(
         "14.3",
-        r"Why pairs: $\mathrm{Var}(a - b) = \mathrm{Var}(a) + \mathrm{Var}(b) - 2\,\mathrm{Cov}(a, b)$. With a shared seed the "
+        r"Why pairs: $\mathrm{Var}(a - b) = \mathrm{Var}(a) + \mathrm{Var}(b) - 2\,\mathrm{Cov}(a, b)$. With a "
+        r"shared seed the "
         r"covariance is large, and what both methods owe to luck drops out of the difference.",
         _variance,
     ),
 )
 
 notes = """
-40 minutes. Begin with the decision guide as a blackboard question: what would you use, and why? Collect answers, then let the
-stored tables decide. The point of section 2 is that "no memory" is not zero; of section 3, that a combination must be tuned no
-more widely than its parts. Misconceptions: that a method with a theorem needs no baseline, and that one table of one benchmark
+40 minutes. Begin with the decision guide as a blackboard question: what would you use, and why? Collect answers,
+then let the
+stored tables decide. The point of section 2 is that "no memory" is not zero; of section 3, that a combination must
+be tuned no
+more widely than its parts. Misconceptions: that a method with a theorem needs no baseline, and that one table of one
+benchmark
 transfers. Section 5 is a project: a method of the student's own, through the same loop, with three seeds.
 """

@@ -75,7 +75,8 @@ class Guess:
     @property
     def marks(self) -> dict[float, str]:
         """For a figure: {value: "your guess"}; nothing without a prediction, or for a word, which no axis has."""
-        return {} if self.value is None or isinstance(self.value, str) else {self.value: "your guess"}  # type: ignore[dict-item]
+        unmarked = self.value is None or isinstance(self.value, str)
+        return {} if unmarked else {self.value: "your guess"}  # type: ignore[dict-item]
 
     def score(self, measured: float | str) -> Hint:
         """Say how far off it was, and keep both."""
