@@ -369,7 +369,7 @@ def test_no_symbol_is_used_before_the_table_of_notation_has_it(path):
 
 def test_letters_are_found_in_mathematics_alone():
     text = (
-        r"I am $\theta_1^* + \mathcal{L}(x)\text{ if so}$ and `$y$` $$\operatorname{tr} F = \sum_k \lambda_k \tag{1.a}$$"
-        + r" a cost of \$5 Z"
+        r"I am $\theta_1^* + \mathcal{L}(x)\text{ if so}$ and `$y$` $$\operatorname{tr} F = \sum_k \lambda_k "
+        r"\tag{1.a}$$" + r" a cost of \$5 Z"
     )
     assert letters(text) == {"theta", "L", "x", "F", "k", "lambda"}
