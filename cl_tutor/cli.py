@@ -1,4 +1,5 @@
-"""The command `cl-tutor`: lab opens the course, run compares methods, methods lists them, data fetches data, doctor
+"""The command `cl-tutor`: lab opens the course, run compares methods, sweep runs tables of experiments, methods
+lists them, data fetches data, doctor
 examines the machine.
 
 Whatever can be known to be wrong is refused before any work is done, in one sentence and with exit code 2.
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import groupby
@@ -35,24 +37,18 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from . import _torchvision, spec
+from . import _torchvision, plans, spec
 from .data import Data, catalogue, default_root, digits, load
 from .exercises import progress, reader, teacher
 from .learn import Diverged, Learner, train
 from .nets import MLP, SmallCNN
 from .results import Results
-from .streams import Stream, permuted, rotated, split
+from .streams import permuted
+from .sweep import STREAMS, estimate, sweep
 
 app = typer.Typer(help=__doc__.split("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 out, err = Console(), Console(stderr=True)
 METRICS = ("acc", "forgetting", "bwt", "fwt")
-
-
-STREAMS: dict[str, Callable[[Data, int, str, int], Stream]] = {
-    "permuted": permuted,
-    "rotated": lambda data, tasks, scenario, seed: rotated(data, tasks, scenario),
-    "split": lambda data, tasks, scenario, seed: split(data, tasks, scenario),
-}
 
 
 @contextmanager
@@ -252,6 +248,52 @@ def _draw(path: Path, runs: list[Run], methods: list[str]) -> None:
         picture = curves({m: [r.results for r in runs if r.method == m and r.results] for m in methods}, task=None)
         picture.figure.savefig(path, dpi=200)
         out.print(f"{path}: {picture.alt}", markup=False, soft_wrap=True)
+
+
+# -- sweep -------------------------------------------------------------------------------------------------------------
+
+
+@app.command(name="sweep")
+def sweep_(
+    file: Annotated[Path | None, typer.Argument(help="A TOML file of experiments.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help=", ".join(plans.presets()) + ".")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs a line: seeds 0 ... N-1. Default: the file's.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes; -1: all cores.")] = -1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler, tcp://HOST:PORT, in place of --jobs.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Where the result of each run is kept.")] = Path("cl-tutor-sweeps"),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the outcome to this file.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how many runs, how long, how much memory.")
+    ] = False,
+) -> None:
+    """Run many experiments, and go on where an earlier sweep was interrupted: FILE.toml, or --preset NAME."""
+    with refusals():
+        _writable(json_path)
+        if (file is None) == (preset is None):
+            raise ValueError("Name either a TOML file or --preset NAME.")
+        plan = plans.Plan.preset(preset) if preset else plans.Plan.read(file or Path())
+        seeds = seeds or plan.seeds
+        everything = plan.trials() + [replace(cell.candidates[0], seed=k) for cell in plan.cells for k in range(seeds)]
+        for e in {(e.method, e.scenario, e.stream, e.net): e for e in everything}.values():
+            spec.check(e.learner())  # before any work
+        out.print(f"{plan.about} {len(everything)} runs.", soft_wrap=True, markup=False, highlight=False)
+        if dry_run:
+            cores = cpu_count() if jobs < 0 else jobs
+            hours, gigabytes = estimate(everything)
+            text = (
+                f"About {hours:.1f} hours of CPU, {hours / cores:.1f} on {cores} cores, {gigabytes:.1f} GB a process."
+            )
+            out.print(text, highlight=False)
+            return
+        run_all = partial(sweep, cache=cache, jobs=jobs, scheduler=scheduler)
+        lines = plans.carry_out(plan, seeds, run_all)
+        out.print(plans.table(lines))
+        if json_path:
+            plans.store(
+                json_path, plan, lines, {"command": f"cl-tutor sweep {f'--preset {preset}' if preset else file}"}
+            )
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from .results import Results
 from .sweep import VERSION, Experiment, Record, results, write
@@ -81,13 +83,16 @@ class Plan:
 
     @classmethod
     def preset(cls, name: str) -> Plan:
-        known = sorted(p.stem for p in PRESETS.glob("*.toml"))
-        if name not in known:
-            raise ValueError(f"There is no preset {name!r}: choose from {', '.join(known)}.")
+        if name not in presets():
+            raise ValueError(f"There is no preset {name!r}: choose from {', '.join(presets())}.")
         return cls.read(PRESETS / f"{name}.toml")
 
     def trials(self) -> list[Experiment]:
         return [e for cell in self.cells for e in cell.trials()]
+
+
+def presets() -> list[str]:
+    return sorted(p.stem for p in PRESETS.glob("*.toml"))
 
 
 def _cells(grid: dict[str, Any]) -> list[Cell]:
@@ -197,3 +202,24 @@ def _differences(candidates: Sequence[Experiment]) -> list[dict[str, Any]]:
     """What sets each of them apart from the others."""
     flat = [{k: v for k, v in asdict(e).items() if k != "settings"} | dict(e.settings) for e in candidates]
     return [{k: v for k, v in own.items() if any(other[k] != v for other in flat)} for own in flat]
+
+
+def table(lines: list[Line]) -> Table:
+    """A line each: ACC in percent, mean ± sd over the seeds, beside what was published."""
+    shown = Table("scenario", "method", "set", "ACC", "published", "s", box=box.SIMPLE_HEAD, pad_edge=False)
+    for line in lines:
+        e, p = line.experiment, line.published
+        own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else f"{name.split('.')[1]} {value}"
+                        for name, value in e.settings)  # fmt: skip
+        said = f"{p['acc']:.2f} ± {p['sd']:.2f}" if p else ""
+        seconds = np.mean([r["seconds"] for r in line.records])
+        shown.add_row(e.scenario, e.method, own, spread(line), said, f"{seconds:.1f}")
+    return shown
+
+
+def spread(line: Line) -> str:
+    """ACC in percent; a mean over the seeds that survived would flatter."""
+    if len(line.runs) < len(line.records):
+        return "diverged"
+    acc = np.array([100 * r.acc for r in line.runs])
+    return f"{acc.mean():.2f}" + (f" ± {acc.std(ddof=1):.2f}" if len(acc) > 1 else "")

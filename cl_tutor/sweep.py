@@ -8,14 +8,15 @@ experiments means is in `plans`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -209,6 +210,40 @@ def machine(device: str) -> str:
     return f"{where}, torch {torch.__version__}"
 
 
+def estimate(experiments: Iterable[Experiment]) -> tuple[float, float]:
+    """Hours of CPU of all of them, and gigabytes of one process: each kind of run is tried on very few batches."""
+    kinds: dict[Experiment, list[Experiment]] = {}
+    for e in experiments:
+        kinds.setdefault(replace(e, settings=(), seed=0, held_out=False), []).append(e)
+    hours, size = 0.0, 0.0
+    for same in kinds.values():
+        full = same[-1].learner()
+        short, long = (_seconds(same[-1], batches) for batches in (3, 9))
+        a_step = max(long - short, 0.0) / (6 * len(SHORT))
+        steps = full.epochs * sum(math.ceil(len(t.train.x) / full.batch_size) for t in full.stream.tasks)
+        grown = (len(full.stream) + 1) / 2 if same[-1].method == "joint" else 1
+        a_task = max(short / len(SHORT) - 3 * a_step, 0.0)
+        hours += len(same) * (a_step * steps * grown + a_task * len(full.stream)) / 3600
+        size = max(size, sum(t.train.x.nbytes for t in full.stream.tasks) * grown)
+    return hours, 0.4 + size / 1e9  # Python with torch takes about 0.4 GB
+
+
+SHORT = (0, 1)  # the tasks of a trial run
+
+
+def _seconds(experiment: Experiment, batches: int) -> float:
+    """CPU seconds of one epoch of two tasks, cut to so many batches."""
+    learner = experiment.learner()
+    some = lambda batch, n: Batch(*(column[:n] for column in batch))
+    n, tasks = batches * learner.batch_size, learner.stream.tasks[: len(SHORT)]
+    cut = [replace(t, train=some(t.train, n), test=some(t.test, 500)) for t in tasks]
+    learner.stream, learner.epochs = replace(learner.stream, tasks=cut, units=learner.stream.units[: len(SHORT)]), 1
+    start = time.process_time()
+    with warnings.catch_warnings(action="ignore"), suppress(Diverged):
+        spec.execute("naive" if experiment.method in ("joint", "experts") else experiment.method, learner)
+    return time.process_time() - start
+
+
 # -- many --------------------------------------------------------------------------------------------------------------
 
 
@@ -229,8 +264,8 @@ def sweep(
     records = {e: found for e in dict.fromkeys(wanted) if (found := recall(e, cache))}
     work = [e for e in dict.fromkeys(wanted) if e not in records]
     with _backend(scheduler), tqdm(total=len(work), unit="run", disable=not progress or not work) as bar:
-        jobs = None if scheduler else jobs
-        for e, record in Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        workers = None if scheduler else jobs
+        for e, record in Parallel(n_jobs=workers, return_as="generator_unordered")(
             delayed(_job)(e, str(cache), device) for e in work
         ):
             write(_place(e, cache), json.dumps(record) + "\n")

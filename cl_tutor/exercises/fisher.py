@@ -200,7 +200,8 @@ questions = (
             "Where the logits are linear in the weights.",
         ),
         "c",
-        "H = G + rest, and the rest holds second derivatives of the logits. It vanishes where these do; at an optimum it "
+        "H = G + rest, and the rest holds second derivatives of the logits. It vanishes where these do; at an "
+        "optimum it "
         "is merely small where the fit is close.",
     ),
     Question(
@@ -212,7 +213,8 @@ questions = (
             "Nothing at all: the two are the same method.",
         ),
         "b",
-        "Only the product λF is felt, so tuning hides the scale. It shows as soon as λ, the batch size or the fit changes.",
+        "Only the product λF is felt, so tuning hides the scale. It shows as soon as λ, the batch size or the "
+        "fit changes.",
     ),
     Question(
         "zero_diagonal",
@@ -309,7 +311,8 @@ derivation = (
         Let $K(\delta) = \frac1N\sum_n \mathrm{KL}(p_\theta \Vert p_{\theta+\delta}) = \frac1N\sum_n \mathbb E_y[\log
         p_\theta - \log p_{\theta+\delta}]$, the expectation under $p_\theta$, which does not move with $\delta$. The
         slope at 0 is $-\mathbb E\, s = 0$ by (4.2). The curvature is $-\mathbb E\,\nabla^2\log p$. Differentiate
-        $\nabla\log p = \nabla p/p$ once more: $\nabla^2 \log p = \nabla^2 p / p - s s^\top$. The first term has the mean
+        $\nabla\log p = \nabla p/p$ once more: $\nabla^2 \log p = \nabla^2 p / p - s s^\top$. The first term has the
+        mean
         $\sum_y \nabla^2 p = \nabla^2 1 = 0$, so
 
         $$\nabla^2 K(0) = \mathbb E[s s^\top] = F, \qquad K(\delta) = \tfrac12\,\delta^\top F \delta +
@@ -320,9 +323,11 @@ derivation = (
     Step(
         "4.5",
         r"""
-        Let $\ell(z) = -\log\sigma(z)_y$ be the loss of one image as a function of its logits $z(\theta)$. The chain rule,
+        Let $\ell(z) = -\log\sigma(z)_y$ be the loss of one image as a function of its logits $z(\theta)$. The chain
+        rule,
         twice: $\nabla^2_\theta\,\ell = J^\top (\nabla^2_z \ell) J + \sum_c (\partial\ell/\partial z_c)\,\nabla^2_\theta
-        z_c$. Here $\partial\ell/\partial z_c = p_c - \mathbf 1[c = y]$, and one more derivative gives $\Lambda_{cd} = p_c
+        z_c$. Here $\partial\ell/\partial z_c = p_c - \mathbf 1[c = y]$, and one more derivative gives $\Lambda_{cd}
+        = p_c
         (\mathbf 1[c=d] - p_d)$: the label was a constant and is gone. Take the mean over the images:
 
         $$H = \frac1N\sum_n J_n^\top\Lambda_n J_n + \frac1N\sum_n\sum_c (p_c - \mathbf 1[c=y_n])\,\nabla^2 z_c.$$
@@ -358,7 +363,8 @@ derivation = (
 )
 
 notes = """
-**Time.** 45 minutes: 10 for the score and the KL, 10 for the Hessian, 15 for the four estimators, 10 for the λ experiment.
+**Time.** 45 minutes: 10 for the score and the KL, 10 for the Hessian, 15 for the four estimators, 10 for the λ
+experiment.
 Hand out `cl-tutor sheet 4`; step (4.4) is worth a blackboard, because it shows why the *square* of a first derivative
 is a curvature.
 
