@@ -303,8 +303,11 @@ derivation = (
 )
 
 notes = """
-45 minutes; the densest lesson of the course. Sections 1 to 4 are linear algebra and go well at the board: let the class say
-what the stopping rule would have claimed before the true spectrum is shown. Section 5 is the place for the question "5 % of
-what?". Sections 7 and 8 can be homework. A common misconception is that the diagonal of the Fisher prices the movements that
+45 minutes; the densest lesson of the course. Sections 1 to 4 are linear algebra and go well at the board: let the
+class say
+what the stopping rule would have claimed before the true spectrum is shown. Section 5 is the place for the question
+"5 % of
+what?". Sections 7 and 8 can be homework. A common misconception is that the diagonal of the Fisher prices the
+movements that
 SGD makes: it prices those whose signs are thrown at random.
 """
