@@ -1,4 +1,5 @@
-"""The command `cl-tutor`: lab opens the course, run compares methods, sweep runs tables of experiments, methods lists them, data fetches data, doctor
+"""The command `cl-tutor`: lab opens the course, run compares methods, sweep runs tables of experiments, methods
+lists them, data fetches data, doctor
 examines the machine.
 
 Whatever can be known to be wrong is refused before any work is done, in one sentence and with exit code 2.

@@ -256,7 +256,7 @@ def bars(results: Runs, title: str = "Accuracy and forgetting at the end") -> Pi
 
 @mpl.rc_context(STYLE)
 def lines(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "", *,
+    series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "", *,
     logx: bool = False, logy: bool = False, ylim: tuple[float, float] | None = None,
     marks: Mapping[float, str] | None = None,
 ) -> Picture:  # fmt: skip

@@ -1,6 +1,7 @@
 """The course as pages that need neither a kernel nor a network: `cl-tutor site`.
 
-The notebooks are copied beside the pages in docs/, with hints and solutions folded below each exercise, and Sphinx turns
+The notebooks are copied beside the pages in docs/, with hints and solutions folded below each exercise, and Sphinx
+turns
 all of it into one folder. A notebook whose stored outputs belong to its cells is taken as it is; any other is executed
 first. plotly.js comes from the installed package and MathJax from npm, both when the site is built.
 """
@@ -26,8 +27,8 @@ from .exercises.reader import LESSONS, module, recall
 
 MATHJAX = "mathjax@3.2.2"
 PLOTLY = "application/vnd.plotly.v1+json"
-LAB = "To write and run the code of this lesson, open it in JupyterLab with `cl-tutor lab`. On this page all that is drawn "
-LAB += "can be looked at, and what has handles can be dragged."
+LAB = "To write and run the code of this lesson, open it in JupyterLab with `cl-tutor lab`. On this page all that is "
+LAB += "drawn can be looked at, and what has handles can be dragged."
 
 
 def build(source: Path, target: Path, mathjax: Path | None = None) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class Stack:
         self.si = self.those(SI)
         self.rows: list[list[list[float]]] = []
         self.fell: dict[int, str] = {}
+        self.seen = 0  # tasks met so far
 
     def those(self, kind: type) -> list[tuple[int, Any]]:
         return [(r, m) for r, one in enumerate(self.learners) for m in one.methods if isinstance(m, kind)]
@@ -102,7 +103,7 @@ class Stack:
 
     def fit(self, i: int, epochs: int, size: int) -> None:
         e = self.learners[0]
-        opt = e.optimiser(list(self.params.values()))
+        opt = e.optimiser(cast(list[torch.nn.Parameter], list(self.params.values())))
         n, R = self.start[i + 1] - self.start[i], len(self.learners)
         si = [r for r, _ in self.si]
         begin = [{n: p[r].detach().clone() for n, p in self.params.items()} for r in si]
@@ -120,13 +121,13 @@ class Stack:
                 with torch.no_grad():
                     if si:
                         before = {n: p[si] for n, p in self.params.items()}
-                        grads = {n: p.grad[si] for n, p in self.params.items()}
+                        grads = {n: slope(p)[si] for n, p in self.params.items()}
                     for which, anchor, omega in self.wells:
                         for n_, p in self.params.items():
                             if len(which) == R:
-                                p.grad += omega[n_] * (p - anchor[n_])
+                                slope(p).add_(omega[n_] * (p - anchor[n_]))
                             else:
-                                p.grad[which] += omega[n_] * (p[which] - anchor[n_])
+                                slope(p)[which] += omega[n_] * (p[which] - anchor[n_])
                     for r, m in self.der:
                         m.memory_.add(here[r], z[r].detach())
                     opt.step()
@@ -243,3 +244,8 @@ def run_many(experiments: Sequence[Experiment], device: str = "cpu") -> list[Rec
         record |= {"seconds": round(seconds, 3), "kept": None, "notes": []}
         records.append(record | {"machine": f"{machine(device)}, {len(experiments)} runs as one"})
     return records
+
+
+def slope(p: Tensor) -> Tensor:
+    """∂L/∂p, which is there after backward."""
+    return cast(Tensor, p.grad)

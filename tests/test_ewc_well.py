@@ -53,7 +53,7 @@ def batch_means(g, B):
 
 
 def conventions(rng):
-    """Each way to write a well: what λ must be so that penalty over loss is as with ours. By counting, not by formula."""
+    """Each way to write a well: what λ must be so that penalty over loss is as with ours. By counting."""
     n, B, lam = 5, 3, 0.7
     g, delta = rng.normal(size=(n, 4)), rng.normal(size=4)
     g -= g.mean(0)  # at an optimum the gradients of the samples add up to zero

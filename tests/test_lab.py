@@ -33,7 +33,8 @@ IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
 PICTURE = """(root) => {
   const copy = root.cloneNode(true), drawn = [...root.querySelectorAll('canvas')].map((c) => c.toDataURL());
   const typed = [...root.querySelectorAll('td input')].filter((n) => n !== document.activeElement).map((n) => n.value);
-  copy.querySelectorAll('style, [role=status], .clt-slider, .clt-field, .clt-handle, td input').forEach((n) => n.remove());
+  copy.querySelectorAll('style, [role=status], .clt-slider, .clt-field, .clt-handle, td input').forEach((n) =>
+  n.remove());
   copy.querySelectorAll('*').forEach((n) => {
     for (const a of [...n.attributes]) if (/^(aria-|class|tabindex|disabled)/.test(a.name)) n.removeAttribute(a.name);
   });
@@ -148,7 +149,7 @@ def lesson(browser, lab):
 
 
 def run_all(page, cells):
-    """Run > Run All Cells, until all code cells have their numbers and the kernel is idle, or one of them has failed."""
+    """Run > Run All Cells, until all code cells have their numbers and the kernel is idle, or one has failed."""
     page.wait_for_function(
         f"() => document.querySelectorAll('.jp-Notebook .jp-CodeCell').length >= {cells}", timeout=MOVE
     )

@@ -331,7 +331,7 @@ GREEK += " omega Gamma Delta Theta Lambda Sigma Phi Psi Omega nabla ell"
 
 
 def letters(markdown):
-    """The Greek and the single Latin letters in the mathematics of a text; words in \\text, \\mathrm and the like are none."""
+    """The Greek and the single Latin letters in the mathematics of a text; words in \\text and the like are none."""
     found = set()
     for formula in re.findall(
         r"\$\$(.*?)\$\$|(?<![\\$])\$([^$\n]+)\$", re.sub(r"```.*?```|`[^`]*`", "", markdown, flags=re.S), re.S
@@ -368,5 +368,8 @@ def test_no_symbol_is_used_before_the_table_of_notation_has_it(path):
 
 
 def test_letters_are_found_in_mathematics_alone():
-    text = r"I am $\theta_1^* + \mathcal{L}(x)\text{ if so}$ and `$y$` $$\operatorname{tr} F = \sum_k \lambda_k \tag{1.a}$$ a cost of \$5 Z"
+    text = (
+        r"I am $\theta_1^* + \mathcal{L}(x)\text{ if so}$ and `$y$` $$\operatorname{tr} F = \sum_k \lambda_k "
+        r"\tag{1.a}$$" + r" a cost of \$5 Z"
+    )
     assert letters(text) == {"theta", "L", "x", "F", "k", "lambda"}

@@ -81,7 +81,8 @@ q1 = Exercise(
         ),
     },
     hints=(
-        "Three questions in turn: which weights are free, how many of them may this task keep, and which are the largest?",
+        "Three questions in turn: which weights are free, how many of them may this task keep, and which are the "
+        "largest?",
         "Count: `round(keep * number of free weights)`. To leave the taken ones out of the contest, give them a size "
         "of −1, below every true one.",
         """
@@ -242,36 +243,44 @@ def _supsup_bits():
 derivation = (
     Step(
         "10.1",
-        r"Task $k$ is answered by $f_k(x) = f(x; \theta \odot m_k)$, the network with all weights outside its mask $m_k$ "
-        r"erased. If a later step moves only weights outside $m_k$, then $\theta \odot m_k$ is the same vector, and $f_k$ "
+        r"Task $k$ is answered by $f_k(x) = f(x; \theta \odot m_k)$, the network with all weights outside its "
+        r"mask $m_k$ "
+        r"erased. If a later step moves only weights outside $m_k$, then $\theta \odot m_k$ is the same vector, "
+        r"and $f_k$ "
         r"the same function, bit for bit: whatever is computed from it, accuracy too, cannot change.",
         _masked_net_moves,
         0.0,
     ),
     Step(
         "10.2",
-        r"Hence every row of $R$ below the diagonal repeats it, $R_{i,k} = R_{k,k}$ for $i \ge k$, and BWT, the mean of "
-        r"$R_{T,k} - R_{k,k}$, is exactly 0. The price is bits: the weights that the task owns, 32 each, and one bit for "
+        r"Hence every row of $R$ below the diagonal repeats it, $R_{i,k} = R_{k,k}$ for $i \ge k$, and BWT, the "
+        r"mean of "
+        r"$R_{T,k} - R_{k,k}$, is exactly 0. The price is bits: the weights that the task owns, 32 each, and one "
+        r"bit for "
         r"every weight to say whose it is.",
         _supsup_bits,
         0.0,
     ),
     Step(
         "10.3",
-        r"Let every task keep the share $r$ of what is free. Free are 1, then $1 - r$, then $(1 - r)^2$ of the weights: "
+        r"Let every task keep the share $r$ of what is free. Free are 1, then $1 - r$, then $(1 - r)^2$ of the "
+        r"weights: "
         r"after $k$ tasks $(1 - r)^k$. With $r = \frac12$ the eighth task begins with less than one per cent.",
         _free_after_three,
     ),
     Step(
         "10.4",
-        r"SGD with momentum $a$ keeps a velocity, $v \leftarrow a v + g$ and $\theta \leftarrow \theta - \eta v$. From the "
+        r"SGD with momentum $a$ keeps a velocity, $v \leftarrow a v + g$ and $\theta \leftarrow \theta - \eta v$. "
+        r"From the "
         r"moment at which $g = 0$ the velocity is $a v, a^2 v, \dots$, and the weight moves by "
-        r"$-\eta v (a + a^2 + \dots + a^n) = -\eta\, v\, a\, \frac{1 - a^n}{1 - a}$: for $a = 0.9$ up to nine more steps.",
+        r"$-\eta v (a + a^2 + \dots + a^n) = -\eta\, v\, a\, \frac{1 - a^n}{1 - a}$: for $a = 0.9$ up to nine "
+        r"more steps.",
         _drift_of_sgd,
     ),
     Step(
         "10.5",
-        r"A Progressive column has $P$ weights of its own. Into each layer after the first it reads the $k$ older columns, "
+        r"A Progressive column has $P$ weights of its own. Into each layer after the first it reads the $k$ older "
+        r"columns, "
         r"$\sum_\ell a_\ell b_\ell$ weights for each. Summed over the columns $0 \dots T - 1$ this is "
         r"$T P + \frac{T(T-1)}{2} \sum_\ell a_\ell b_\ell$: of the order of $T^2$, not of $T$.",
         _bill_of_four,
@@ -280,9 +289,12 @@ derivation = (
 )
 
 notes = """
-35 minutes. Let the class vote on accuracy of the eighth task before it runs: most expect forgetting to come back, and see
-instead that nothing is forgotten and nothing is learnt any more. Section 3 is the part to do live: ask who would notice the
+35 minutes. Let the class vote on accuracy of the eighth task before it runs: most expect forgetting to come back,
+and see
+instead that nothing is forgotten and nothing is learnt any more. Section 3 is the part to do live: ask who would
+notice the
 drift in a curve of accuracies. A common misconception is that a masked gradient freezes a weight; another that "zero
-forgetting" is a virtue by itself. End with the bill, and ask which of the four would fit into a telephone after a hundred
+forgetting" is a virtue by itself. End with the bill, and ask which of the four would fit into a telephone after a
+hundred
 tasks. q1 and q3 make good homework; q2 is five minutes with a pencil.
 """

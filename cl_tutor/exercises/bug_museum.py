@@ -626,26 +626,30 @@ derivation = (
     Step(
         "90.1",
         r"A Fisher, and MAS's $\Omega$ too, is a mean over samples of something that each sample has by itself. So the "
-        r"importance of $N$ samples is the mean of $N$ importances of one. The square of a batch's mean gradient, and the "
+        r"importance of $N$ samples is the mean of $N$ importances of one. The square of a batch's mean gradient, "
+        r"and the "
         r"absolute value of one, break this: $\left(\frac1N\sum g_n\right)^2 \ne \frac1N\sum g_n^2$.",
         _fisher_additive,
     ),
     Step(
         "90.2",
         r"For large $T$ the softmax is linear, and $\nabla_z\, T^2 \mathrm{KL}$ goes to the difference of the centred "
-        r"logits over $C$, whatever $T$ is. Without $T^2$ the gradient falls like $1/T^2$, and nothing but its size shows it.",
+        r"logits over $C$, whatever $T$ is. Without $T^2$ the gradient falls like $1/T^2$, and nothing but its "
+        r"size shows it.",
         _hot_gradient,
         1e-6,
     ),
     Step(
         "90.3",
-        r"Every one of $n$ offers is in a reservoir of $M$ slots with probability $M/n$. With $M = 1$ and $n = 2$ that is "
+        r"Every one of $n$ offers is in a reservoir of $M$ slots with probability $M/n$. With $M = 1$ and $n = 2$ "
+        r"that is "
         r"$\frac12$; drawing from one number too few makes the second offer certain, one too many gives it $\frac13$.",
         _half,
     ),
     Step(
         "90.4",
-        r"After projection $\tilde g \cdot g_{\text{ref}} = 0$ where the two clashed, and $\tilde g = g$ where they did "
+        r"After projection $\tilde g \cdot g_{\text{ref}} = 0$ where the two clashed, and $\tilde g = g$ where "
+        r"they did "
         r"not. Both halves are needed: each alone is passed by a wrong method.",
         _angle,
     ),
@@ -653,8 +657,10 @@ derivation = (
 
 notes = """
 40 minutes, or ten minutes at the end of ten different lectures: a room is a unit of its own. Show the two curves of a
-room first and let the class vote which has the bug; keep the count on the board, since the score is about that of a coin.
+room first and let the class vote which has the bug; keep the count on the board, since the score is about that of a
+coin.
 Then ask for the test, not for the bug. The habit to teach is the identity: something that holds exactly for the right
-code and fails for the wrong one, whatever the accuracy. Students who finish early can break one of the sound functions in
+code and fails for the wrong one, whatever the accuracy. Students who finish early can break one of the sound
+functions in
 a new way and see whether their own test notices.
 """

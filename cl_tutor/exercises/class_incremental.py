@@ -22,7 +22,7 @@ def two_factors(z, y, owner):
 
 
 def nearest_mean(kept, y, features, C):
-    """The class (N,) whose mean of kept features (M, H) lies nearest to each row of features (N, H), all of length 1."""
+    """The class (N,) whose mean of kept features (M, H) is nearest to each row of features (N, H), all of length 1."""
     kept, features = F.normalize(kept), F.normalize(features)
     means = F.normalize(torch.stack([kept[y == c].mean(0) for c in range(C)]))
     return torch.cdist(features, means).argmin(1)
@@ -54,7 +54,7 @@ def answers():
 
 
 def featured():
-    """Kept features with their classes, and features to classify: lengths differ, and so do the sizes of the classes."""
+    """Kept features with their classes, and features to classify: lengths differ, and so do class sizes."""
     rng = torch.Generator().manual_seed(1)
     for words, C, H in [("three classes", 3, 5), ("five classes", 5, 8)]:
         centres = torch.randn(C, H, generator=rng).double()
@@ -340,7 +340,8 @@ derivation = (
     Step(
         "11.3",
         r"""
-        With one softmax over all, $\partial L / \partial b_c = \mathbb{E}[p_c] - \mathbb{E}[y = c]$. For a class that is
+        With one softmax over all, $\partial L / \partial b_c = \mathbb{E}[p_c] - \mathbb{E}[y = c]$. For a class
+        that is
         not in the batch the second term is 0, and $p_c > 0$: every step of every later task lowers $b_c$, by $\eta$
         times its mean probability, and no image of the class is there to raise it again.
         """,
@@ -349,7 +350,8 @@ derivation = (
     Step(
         "11.5",
         r"""
-        For $\lVert h \rVert = \lVert \mu_c \rVert = 1$: $\lVert h - \mu_c \rVert^2 = 2 - 2\,h\cdot\mu_c$. So the nearest
+        For $\lVert h \rVert = \lVert \mu_c \rVert = 1$: $\lVert h - \mu_c \rVert^2 = 2 - 2\,h\cdot\mu_c$. So the
+        nearest
         mean is the largest inner product: a linear output layer whose weights are the class means, all of one length,
         and whose biases are all 0. What (11.3) pushed down is no longer there.
         """,
@@ -382,7 +384,8 @@ lost before any formula: the usual answer, "the old tasks", is refuted on the sp
 lines and is the heart of the lesson.
 
 Misconceptions: that EWC with a larger λ would do (try it: section 3); that the features are destroyed (the nearest mean
-finds four fifths of the answers in a network that was never rehearsed); that balance alone is enough. A good discussion:
+finds four fifths of the answers in a network that was never rehearsed); that balance alone is enough. A good
+discussion:
 bias correction and the nearest mean both need kept rows at some point; what could one do with none? Misread often: 19 %
 is not "almost nothing everywhere", it is everything on one task and nothing on four.
 """

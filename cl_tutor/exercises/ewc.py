@@ -148,7 +148,8 @@ q1 = Exercise(
         "subtracts the weights from themselves": _pieces(lambda w, a, f: _square(w, w, f)),
     },
     hints=(
-        "Every weight hangs on a spring, fixed where the weight was. The energy of a spring is half its stiffness times "
+        "Every weight hangs on a spring, fixed where the weight was. The energy of a spring is half its "
+        "stiffness times "
         "the square of how far it is stretched. Add up all weights, and all old tasks.",
         r"$\frac\lambda2 \sum_{\text{wells}} \sum_i F_i\,(\theta_i - \theta^*_i)^2$, equation (5.3) once per well. "
         "Three lists run side by side: `zip(weights, anchor, fisher)`.",
@@ -182,7 +183,8 @@ q2 = Exercise(
     hints=(
         "Two things: where the weights are now, as copies that later steps cannot reach; and how much each of them "
         "matters now, which is lesson 04's exercise, image by image and class by class.",
-        r"$\theta^* \leftarrow$ `w.detach().clone()`; $F_i = \frac1N\sum_n\sum_c p(c\mid x_n)\,s_i(x_n, c)^2$, where the "
+        r"$\theta^* \leftarrow$ `w.detach().clone()`; $F_i = \frac1N\sum_n\sum_c p(c\mid x_n)\,s_i(x_n, c)^2$, "
+        r"where the "
         r"score is $s = \nabla\log p(c\mid x_n)$. `image[None]` is a batch of one.",
         """
         ```python
@@ -249,7 +251,8 @@ questions = (
     ),
     Question(
         "travels",
-        "Your code adds the squared scores up over 1,000 samples; a paper takes their mean, and λ = 50. Your λ is then?",
+        "Your code adds the squared scores up over 1,000 samples; a paper takes their mean, and λ = 50. Your λ "
+        "is then?",
         ("0.05", "50", "50,000"),
         "a",
         "The penalty feels only the product λF. Your F is 1,000 times larger, so the same spring has λ/1,000.",
@@ -360,7 +363,8 @@ derivation = (
     Step(
         "5.1",
         r"""Samples are independent given $\theta$, so $p(\theta\mid 1, 2) \propto p(\text{task 2}\mid\theta)\,
-        p(\theta\mid 1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of task 2,
+        p(\theta\mid 1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of
+        task 2,
         $-\log p(\theta\mid 1, 2) = N_2 L_2(\theta) - \log p(\theta\mid 1) + c$. Task 1 enters through its posterior and
         nowhere else. The check compares slopes, for linear regression with a flat prior.""",
         _bayes,
@@ -368,18 +372,22 @@ derivation = (
     ),
     Step(
         "5.2",
-        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest point
+        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest
+        point
         $\theta_1^*$. The slope vanishes there, the curvature is $N_1 H$, and $H \approx F$ by lesson 04:
         $-\log p(\theta\mid 1) \approx c + \frac{N_1}2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$. For linear
-        regression with unit noise $F = X^\top X/N_1$, and the parabola is exact, which the check shows at 20 points.""",
+        regression with unit noise $F = X^\top X/N_1$, and the parabola is exact, which the check shows at 20
+        points.""",
         _laplace,
         1e-9,
     ),
     Step(
         "5.3",
         r"""Put (5.2) into (5.1) and divide by $N_2$, so that the new loss is the mean that one's code computes anyway:
-        $L_2(\theta) + \frac\lambda2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$ with $\lambda = N_1/N_2$. EWC then keeps
-        the diagonal of $F$ only. Check, with the whole $F$: the lowest point is that of training on all data at once.""",
+        $L_2(\theta) + \frac\lambda2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$ with $\lambda = N_1/N_2$. EWC
+        then keeps
+        the diagonal of $F$ only. Check, with the whole $F$: the lowest point is that of training on all data at
+        once.""",
         _natural,
         1e-10,
     ),
@@ -401,9 +409,11 @@ derivation = (
     ),
     Step(
         "5.6",
-        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$. Solved,
+        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$.
+        Solved,
         $\theta^+ = (\theta+\eta\lambda F\theta^*)/(1+\eta\lambda F)$. It is the minimum of
-        $\frac1{2\eta}\lVert\theta^+-\theta\rVert^2 + \frac\lambda2\sum_i F_i(\theta_i^+-\theta_i^*)^2$: the check finds its
+        $\frac1{2\eta}\lVert\theta^+-\theta\rVert^2 + \frac\lambda2\sum_i F_i(\theta_i^+-\theta_i^*)^2$: the check
+        finds its
         slope zero there. The factor $1/(1+\eta\lambda F)$ lies between 0 and 1 for every $\lambda$.""",
         _proximal,
         1e-10,
@@ -411,14 +421,19 @@ derivation = (
 )
 
 notes = """
-Sixty minutes in class; Run All takes under a minute. Let everybody write down a best λ before the sweep of section 5: most
-say 1, because section 1 has just told them so, and the discussion why the best is a hundred times that is the heart of the
+Sixty minutes in class; Run All takes under a minute. Let everybody write down a best λ before the sweep of section
+5: most
+say 1, because section 1 has just told them so, and the discussion why the best is a hundred times that is the heart
+of the
 hour (the diagonal prices a movement at a fiftieth of its true cost, lesson 12; and SGD's way is not a random one).
 
-Misconceptions to listen for: that a large λ only makes the network rigid (with the explicit step it blows up long before);
-that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two implementations that differ
+Misconceptions to listen for: that a large λ only makes the network rigid (with the explicit step it blows up long
+before);
+that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two implementations that
+differ
 by the missing ½ and let the class find the experiment that tells them apart: there is none with tuned λ.
 
-The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would have caught
+The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would have
+caught
 it: the penalty is above zero after one step of the second task.
 """

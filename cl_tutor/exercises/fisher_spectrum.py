@@ -7,6 +7,8 @@ direction that is found twice, a Gram matrix summed instead of averaged, a mass 
 import torch
 
 from .harness import Exercise
+from .reader import Question
+from .teacher import Step
 
 
 def power_iteration(product, starts, steps):
@@ -225,6 +227,87 @@ q3 = Exercise(
     ),
 )
 
-questions = ()
-derivation = ()
-notes = ""
+questions = (
+    Question(
+        "gap",
+        "On what does the speed of power iteration depend?",
+        ("on the gap between the first two eigenvalues", "on the number of weights", "on the trace of the matrix"),
+        "a",
+        "Each step shrinks the second direction by λ₂/λ₁ beside the first, whatever else the matrix holds.",
+    ),
+    Question(
+        "residual",
+        "Two successive estimates of an eigenvalue agree to 0.1 %. What do you know?",
+        ("it is right to 0.1 %", "little, if the gap is narrow: print the residual", "the vector has converged"),
+        "b",
+        "Slow progress looks like arrival; the residual bounds the distance to a true eigenvalue.",
+    ),
+    Question(
+        "gram",
+        "How can the top eigenvectors of a P × P Fisher be had without iterating?",
+        (
+            "from the diagonal, which has all that is needed",
+            "by inverting it once",
+            "from the small matrix of dot products between scores",
+        ),
+        "c",
+        "GGᵀ/N has the same nonzero eigenvalues, and Gᵀ carries its eigenvectors across.",
+    ),
+    Question(
+        "percent",
+        "Somebody says that 5 % of the directions hold 80 % of the trace. What do you ask?",
+        ("at which learning rate", "5 % of which directions, of how many samples", "whether the network was wide"),
+        "b",
+        "The rank is bounded by samples times classes less one: of all weights, any such share may hold by counting.",
+    ),
+)
+
+
+def _gram_residual():
+    """F's eigenvectors from the small matrix: F v − λ v."""
+    (_, G, N, k), *_ = score_matrices()
+    values, V = gram_pairs(G, N, k)
+    return (G.T @ (G @ V) / N - V * values).abs().max().item()
+
+
+def _trace_residual():
+    (_, G, N, _), *_ = score_matrices()
+    return (torch.linalg.eigvalsh(G @ G.T / N).sum() - (G.square().sum(0) / N).sum()).item()
+
+
+def _mass_residual():
+    (_, V, weights, layers), *_ = eigenvectors()
+    return (sum(mass(V, weights, layers).values()) - weights.sum()).item()
+
+
+derivation = (
+    Step(
+        "12.3",
+        r"Let $\frac1N GG^\top u = \lambda u$. Multiply by $G^\top$ from the left and move the brackets: "
+        r"$\frac1N G^\top G\,(G^\top u) = \lambda\,(G^\top u)$, so $G^\top u$ is an eigenvector of $F$, of length "
+        r"$\sqrt{N\lambda}$.",
+        _gram_residual,
+    ),
+    Step(
+        "12.4",
+        r"The trace does not depend on the basis: $\sum_k \lambda_k = \operatorname{tr} F = \frac1N \sum_n "
+        r"\lVert g_n \rVert^2$, which the diagonal knows without any eigenvector.",
+        _trace_residual,
+    ),
+    Step(
+        "12.5",
+        r"The projections $P_\ell$ onto the layers add up to the identity, and every $v_k$ has the length one. So "
+        r"$\sum_\ell v_k^\top P_\ell v_k = 1$, and the masses of all layers add up to $\sum_k w_k$.",
+        _mass_residual,
+    ),
+)
+
+notes = """
+45 minutes; the densest lesson of the course. Sections 1 to 4 are linear algebra and go well at the board: let the
+class say
+what the stopping rule would have claimed before the true spectrum is shown. Section 5 is the place for the question
+"5 % of
+what?". Sections 7 and 8 can be homework. A common misconception is that the diagonal of the Fisher prices the
+movements that
+SGD makes: it prices those whose signs are thrown at random.
+"""

@@ -1,6 +1,7 @@
 """Lesson 06: many wells merged into one, MAS with gaps, SI from its specification.
 
-The mutants are those of published code: the newest anchor taken for the merged one, |mean gradient| for mean |gradient|,
+The mutants are those of published code: the newest anchor taken for the merged one, |mean gradient| for mean
+|gradient|,
 a "before" that is a view of the live weights, so that no weight ever moves and SI is silently naive.
 """
 
@@ -167,7 +168,8 @@ q2 = Exercise(
     hints=(
         "No label enters. For one image: how fast does the length of the output change when a weight moves, in either "
         "direction? Then the mean over the images, of numbers that are all positive.",
-        r"$\Omega_i = \frac1N\sum_n \bigl|\partial\,\tfrac12\lVert f(x_n)\rVert^2/\partial\theta_i\bigr|$: equation (6.4). "
+        r"$\Omega_i = \frac1N\sum_n \bigl|\partial\,\tfrac12\lVert f(x_n)\rVert^2/\partial\theta_i\bigr|$: "
+        r"equation (6.4). "
         "`net(image[None])` are the logits of one image.",
         """
         ```python
@@ -195,10 +197,12 @@ q3 = Exercise(
         "takes the gradient after the step instead of before it": _si(late=True),
     },
     hints=(
-        "Three memories: the weights at the start, the running sum ω, and the weights just before each step. Copies, all "
+        "Three memories: the weights at the start, the running sum ω, and the weights just before each step. "
+        "Copies, all "
         "of them: a view would move with the weights.",
         r"At each step $\omega \leftarrow \omega - g\,(\theta_{\text{after}} - \theta_{\text{before}})$, $g$ being the "
-        r"gradient that makes the step; at the end $\Omega = \max(\omega, 0)/(\Delta^2 + \xi)$ with $\Delta$ from start to "
+        r"gradient that makes the step; at the end $\Omega = \max(\omega, 0)/(\Delta^2 + \xi)$ with $\Delta$ from "
+        r"start to "
         "end: equations (6.6) and (6.8).",
         """
         ```python
@@ -320,7 +324,8 @@ derivation = (
         r"""Springs on one weight add up. $\sum_k \Omega_k(\theta-\theta_k^*)^2$ is quadratic in $\theta$ with second
         derivative $2\sum_k\Omega_k$ and its minimum where $\sum_k\Omega_k(\theta-\theta_k^*)=0$. So it equals
         $\Omega(\theta-\bar\theta)^2 + c$ with $\Omega = \sum_k\Omega_k$ and
-        $\bar\theta = \sum_k\Omega_k\theta_k^*/\Omega$: two numbers a weight, for any number of tasks. The check compares
+        $\bar\theta = \sum_k\Omega_k\theta_k^*/\Omega$: two numbers a weight, for any number of tasks. The check
+        compares
         the forces at 20 places.""",
         _merged,
     ),
@@ -333,16 +338,21 @@ derivation = (
     ),
     Step(
         "6.5",
-        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c x_i$, so MAS gives
+        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c
+        x_i$, so MAS gives
         $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise of variance one is
-        $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E f_c^2}\,\sqrt{F_{ci}}$: MAS goes
-        with the root of the Fisher. The check computes $\Omega$ by autograd, sample by sample, and asserts the bound.""",
+        $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E
+        f_c^2}\,\sqrt{F_{ci}}$: MAS goes
+        with the root of the Fisher. The check computes $\Omega$ by autograd, sample by sample, and asserts the
+        bound.""",
         _linear,
     ),
     Step(
         "6.7",
-        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of $-\nabla L$
-        along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a sum over steps,
+        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of
+        $-\nabla L$
+        along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a sum over
+        steps,
         with the gradient at the beginning of each: a left-hand rule, whose error is of order $\eta$. The check runs
         $\eta$, $\eta/2$, $\eta/4$ to the same time and extrapolates the error to $\eta = 0$.""",
         _richardson,
@@ -351,14 +361,19 @@ derivation = (
 )
 
 notes = """
-Sixty minutes; Run All takes under a minute. The first half is worth a blackboard: let the class add two parabolas before
-anyone mentions memory. Most are surprised that "EWC needs one well a task" is a choice of bookkeeping, and that Online EWC
+Sixty minutes; Run All takes under a minute. The first half is worth a blackboard: let the class add two parabolas
+before
+anyone mentions memory. Most are surprised that "EWC needs one well a task" is a choice of bookkeeping, and that
+Online EWC
 differs from the exact sum only in where the spring comes to rest.
 
-The exercises fade on purpose: MAS comes with gaps, SI with nothing but its specification. Have pairs write SI, then swap and
+The exercises fade on purpose: MAS comes with gaps, SI with nothing but its specification. Have pairs write SI, then
+swap and
 look for `.detach()` without `.clone()`: somebody always has it, and it is the same silence as in lesson 05.
 
-Misconceptions: that γ = 0.95 forgets fast (its half-life is 13.5 tasks); that MAS is a Fisher without labels (it is closer
-to the root of one, so its λ lives on another scale); that importance maps of different methods should look alike because
+Misconceptions: that γ = 0.95 forgets fast (its half-life is 13.5 tasks); that MAS is a Fisher without labels (it is
+closer
+to the root of one, so its λ lives on another scale); that importance maps of different methods should look alike
+because
 all three "work". Ask what a map would have to predict before one could call it right.
 """

@@ -105,8 +105,10 @@ q1 = Exercise(
     hints=(
         "Soften both, teacher and student, then measure how far the student's answers are from the teacher's, with the "
         "teacher's own probabilities as weights. T² gives back the size that softening takes away.",
-        r"$T^2\,\mathrm{KL}(q\,\Vert\,p) = T^2\sum_c q_c\,(\log q_c - \log p_c)$ with $q = \mathrm{softmax}(z^{\text{old}}"
-        r"/T)$ and $p = \mathrm{softmax}(z/T)$; then the mean over the batch. `log_softmax` is safer than a log of a softmax.",
+        r"$T^2\,\mathrm{KL}(q\,\Vert\,p) = T^2\sum_c q_c\,(\log q_c - \log p_c)$ with $q = "
+        r"\mathrm{softmax}(z^{\text{old}}"
+        r"/T)$ and $p = \mathrm{softmax}(z/T)$; then the mean over the batch. `log_softmax` is safer than a log "
+        r"of a softmax.",
         """
         ```python
         q = (old / T).softmax(1)
@@ -130,7 +132,8 @@ q2 = Exercise(
         "puts the student into eval mode as well": lambda net: copy.deepcopy(net.eval()).requires_grad_(False),
     },
     hints=(
-        "Three things can go wrong: it moves with the student, it answers at random because dropout is on, or it learns. "
+        "Three things can go wrong: it moves with the student, it answers at random because dropout is on, or it "
+        "learns. "
         "The student itself must stay in training mode.",
         "`copy.deepcopy(net)` has weights of its own; `.eval()` and `.requires_grad_(False)` act on the copy.",
         """
@@ -165,7 +168,8 @@ q3 = Exercise(
         ),
     },
     hints=(
-        "In Task-IL the units of one head compete with each other and with no others. So every old head is a classifier "
+        "In Task-IL the units of one head compete with each other and with no others. So every old head is a "
+        "classifier "
         "of its own: one distillation loss each, added up.",
         "A row of `heads` says which units belong together: `old[:, head]` are that head's logits, (B, units of it).",
         """
@@ -200,7 +204,8 @@ questions = (
             "A squared distance between centred logits.",
         ),
         "c",
-        "To first order in 1/T a softmax is linear, so the loss is 1/(2C) times the squared distance of centred logits.",
+        "To first order in 1/T a softmax is linear, so the loss is 1/(2C) times the squared distance of centred "
+        "logits.",
     ),
     Question(
         "where",
@@ -280,48 +285,60 @@ def _symmetric():
 derivation = (
     Step(
         "7.3",
-        r"""Let $q = \sigma(z^{\text{old}}/T)$ and $p = \sigma(z/T)$. Of $\mathrm{KL}(q\Vert p) = \sum_c q_c(\log q_c-\log p_c)$
+        r"""Let $q = \sigma(z^{\text{old}}/T)$ and $p = \sigma(z/T)$. Of $\mathrm{KL}(q\Vert p) = \sum_c q_c(\log
+        q_c-\log p_c)$
         only $\log p$ depends on $z$, and $\partial\log p_c/\partial z_d = ([c=d]-p_d)/T$. So
-        $\partial\,T^2\mathrm{KL}/\partial z_c = T\,(p_c-q_c)$: the cross-entropy's gradient with soft labels, times $T$.
+        $\partial\,T^2\mathrm{KL}/\partial z_c = T\,(p_c-q_c)$: the cross-entropy's gradient with soft labels, times
+        $T$.
         The check compares with autograd, for a batch mean.""",
         _slope,
     ),
     Step(
         "7.4",
-        r"""Expand in $1/T$: $p_c = \frac1C\bigl(1+\frac{z_c-\bar z}{T}\bigr)+O(T^{-2})$ with $\bar z$ the mean logit. Then
+        r"""Expand in $1/T$: $p_c = \frac1C\bigl(1+\frac{z_c-\bar z}{T}\bigr)+O(T^{-2})$ with $\bar z$ the mean
+        logit. Then
         $T(p_c-q_c) \to \frac1C\bigl[(z_c-\bar z)-(z_c^{\text{old}}-\bar z^{\text{old}})\bigr]$, the gradient of
-        $\frac1{2C}\lVert\cdot\rVert^2$ of that bracket. The error is of order $1/T$; the check extrapolates it away.""",
+        $\frac1{2C}\lVert\cdot\rVert^2$ of that bracket. The error is of order $1/T$; the check extrapolates it
+        away.""",
         _limit,
         1e-6,
     ),
     Step(
         "7.5",
-        r"""For a small change $\delta z$ of the logits, at $T=1$: the slope of $\mathrm{KL}(q\Vert\cdot)$ vanishes at $q$ and its
+        r"""For a small change $\delta z$ of the logits, at $T=1$: the slope of $\mathrm{KL}(q\Vert\cdot)$ vanishes
+        at $q$ and its
         second derivative is the softmax's curvature of lesson 04, so
-        $\mathrm{KL} \approx \frac12\,\delta z^\top(\operatorname{diag} q-qq^\top)\,\delta z$. With $\delta z = J\delta$ and the mean
+        $\mathrm{KL} \approx \frac12\,\delta z^\top(\operatorname{diag} q-qq^\top)\,\delta z$. With $\delta z =
+        J\delta$ and the mean
         over inputs this is $\frac12\,\delta^\top F\delta$: EWC's energy, with the whole Fisher.""",
         _metric,
         1e-6,
     ),
     Step(
         "7.5, the other way round",
-        r"""$\mathrm{KL}(p\Vert q)$ has the same second derivative at $p=q$, so near the teacher the two directions cannot be told
-        apart: their difference is of third order. Far away they differ, and so do the networks that they train: $\mathrm{KL}(q\Vert p)$
-        punishes a student that misses what the teacher believes in. The check divides the difference by $h^2$ and lets $h \to 0$.""",
+        r"""$\mathrm{KL}(p\Vert q)$ has the same second derivative at $p=q$, so near the teacher the two directions
+        cannot be told
+        apart: their difference is of third order. Far away they differ, and so do the networks that they train:
+        $\mathrm{KL}(q\Vert p)$
+        punishes a student that misses what the teacher believes in. The check divides the difference by $h^2$ and
+        lets $h \to 0$.""",
         _symmetric,
         1e-6,
     ),
 )
 
 notes = """
-Fifty minutes; Run All takes under a minute. Begin with the question of the title, on the blackboard: two networks with very
+Fifty minutes; Run All takes under a minute. Begin with the question of the title, on the blackboard: two networks
+with very
 different weights may give the same answers, so why hold on to weights? Let the class find the catch: answers to which
 questions? LwF asks with the new task's images, because it has no others.
 
-The exercise on T² pays off when the class plots gradient sizes over T with and without it. Somebody will say that the mean
+The exercise on T² pays off when the class plots gradient sizes over T with and without it. Somebody will say that
+the mean
 over classes (a default in a popular library) is "only a constant": so it is, one that depends on the number of classes.
 
 Misconceptions: that a higher T makes the teacher "less sure" and so weaker (T² gives the strength back, what changes is
-which logits count); that LwF needs the old labels; that results in Task-IL carry over to Class-IL. Let everyone commit to a
+which logits count); that LwF needs the old labels; that results in Task-IL carry over to Class-IL. Let everyone
+commit to a
 number for Class-IL before the table of section 5 appears; the usual guess is far too high.
 """

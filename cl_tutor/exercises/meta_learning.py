@@ -1,6 +1,7 @@
 """Lesson 13: the Reptile step, what two steps in either order have in common, and the price of learning to learn.
 
-The mutants are the mistakes that leave a run which learns all the same: an interpolation the wrong way round or against the
+The mutants are the mistakes that leave a run which learns all the same: an interpolation the wrong way round or
+against the
 wrong point, a second-order term of twice the size, a bill that counts the stream and not what went before it.
 """
 
@@ -14,7 +15,7 @@ from .teacher import Step
 
 
 def reptile(theta, slopes, rate, keep):
-    """One SGD step of size `rate` for each function in `slopes`, then back: only the share `keep` of the way is gone."""
+    """One SGD step of size `rate` for each function in `slopes`, then back: the share `keep` of the way is gone."""
     start = theta
     for slope in slopes:
         theta = theta - rate * slope(theta)
@@ -153,8 +154,9 @@ questions = (
     ),
     Question(
         "second order",
-        "Averaged over their order, two SGD steps differ from one step on the sum of the losses by a term that ...",
-        ("makes both losses flatter", "makes the two gradients agree more", "vanishes for quadratic losses"),
+        "Averaged over their order, two SGD steps differ from one step on the sum of the losses. What does the "
+        "difference do?",
+        ("It makes both losses flatter", "It makes the two gradients agree more", "It vanishes for quadratic losses"),
         "b",
         "The mean of H₁g₂ and H₂g₁ is half of ∇(g₁·g₂): uphill in the agreement, of size α².",
     ),
@@ -167,7 +169,8 @@ questions = (
             "the learning rate of every weight",
         ),
         "a",
-        "Its loss is measured after a prediction layer has learnt a walk online, and is differentiated through that walk.",
+        "Its loss is measured after a prediction layer has learnt a walk online, and is differentiated through "
+        "that walk.",
     ),
     Question(
         "price",
@@ -240,27 +243,31 @@ derivation = (
     Step(
         "13.1",
         r"Reptile takes $k$ SGD steps from $\theta_0$ to $\theta_k$ and keeps the share $\gamma$ of the way, "
-        r"$\theta_0 + \gamma(\theta_k - \theta_0)$. With $k = 1$ this is plain SGD with the learning rate $\gamma\alpha$: "
+        r"$\theta_0 + \gamma(\theta_k - \theta_0)$. With $k = 1$ this is plain SGD with the learning rate "
+        r"$\gamma\alpha$: "
         r"whatever is new begins with the second step.",
         _straight,
     ),
     Step(
         "13.2",
         r"The second gradient is taken where the first step has led: "
-        r"$g_2(\theta - \alpha g_1) = g_2 - \alpha H_2 g_1 + O(\alpha^2)$. In the other order it is $g_1 - \alpha H_1 g_2$. "
+        r"$g_2(\theta - \alpha g_1) = g_2 - \alpha H_2 g_1 + O(\alpha^2)$. In the other order it is $g_1 - \alpha "
+        r"H_1 g_2$. "
         r"By the product rule $H_1 g_2 + H_2 g_1 = \nabla(g_1 \cdot g_2)$.",
         _product_rule,
     ),
     Step(
         "13.3",
         r"The mean over both orders is therefore $-\alpha(g_1 + g_2) + \frac{\alpha^2}{2} \nabla(g_1 \cdot g_2) + "
-        r"O(\alpha^3)$. With $k$ steps the same holds for every pair. The residual here is what the remainder violates of "
+        r"O(\alpha^3)$. With $k$ steps the same holds for every pair. The residual here is what the remainder "
+        r"violates of "
         r"its order: halving $\alpha$ divides it by 8, within one per cent and a half.",
         _third_order,
     ),
     Step(
         "13.5",
-        r"OML asks for features $\phi$ such that the loss is small *after* an online walk with $\phi$ fixed. Each step of the "
+        r"OML asks for features $\phi$ such that the loss is small *after* an online walk with $\phi$ fixed. Each "
+        r"step of the "
         r"walk is a differentiable function of $\phi$, and so is the end: the gradient goes back through all of them. "
         r"Residual: against a difference quotient.",
         _oml_slope,
@@ -269,8 +276,11 @@ derivation = (
 )
 
 notes = """
-35 minutes. The pencil work is (13.2) and (13.3): let the class expand two steps in both orders before the cell does. Ask
-what happens for a quadratic loss (the term stays; only the remainder goes). The honest part is section 3: at equal numbers of
-gradients Reptile's share of the gain is small on this stream, and the gradients do not visibly align. Discuss why a theorem
+35 minutes. The pencil work is (13.2) and (13.3): let the class expand two steps in both orders before the cell does.
+Ask
+what happens for a quadratic loss (the term stays; only the remainder goes). The honest part is section 3: at equal
+numbers of
+gradients Reptile's share of the gain is small on this stream, and the gradients do not visibly align. Discuss why a
+theorem
 about one step need not decide a run of thousands. OML's bill makes a good exercise in counting what a table leaves out.
 """

@@ -125,7 +125,8 @@ q2 = Exercise(
     hints=(
         "At the answer some constraints hold with equality, the active ones, and the others do not matter. You do not "
         "know which: with few tasks you may try every set. Or minimise (9.5) over v ≥ 0 by non-negative least squares.",
-        r"For active rows $A$: $v = -(AA^\top)^{-1}Ag$ and $\tilde g = g + A^\top v$. It is the answer if $v \ge 0$ and "
+        r"For active rows $A$: $v = -(AA^\top)^{-1}Ag$ and $\tilde g = g + A^\top v$. It is the answer if $v \ge "
+        r"0$ and "
         r"$G\tilde g \ge 0$, equation (9.6). Or: $v = \arg\min_{v\ge0}\lVert G^\top v + g\rVert$, which is "
         "`scipy.optimize.nnls`.",
         """
@@ -154,7 +155,8 @@ q3 = Exercise(
         "has the ratio upside down": lambda T: 1 / cost_ratio(T),
     },
     hints=(
-        "At each step of task t both take the gradient of the batch. A-GEM adds one for the memory, if there is a past; "
+        "At each step of task t both take the gradient of the batch. A-GEM adds one for the memory, if there is "
+        "a past; "
         "GEM adds one for each of the t − 1 earlier tasks. Average over the tasks.",
         r"GEM: $1 + \frac1T\sum_{t=1}^{T} (t-1) = 1 + \frac{T-1}{2}$. A-GEM: $1 + \frac{T-1}{T}$.",
         """
@@ -379,7 +381,8 @@ derivation = (
     Step(
         "9.7",
         r"""
-        Where the constraint is active, $\tilde g \cdot g_k = 0$ and the first-order term is gone. What is left is Taylor's
+        Where the constraint is active, $\tilde g \cdot g_k = 0$ and the first-order term is gone. What is left is
+        Taylor's
         next: $\frac12\eta^2\,\tilde g^\top H \tilde g$, exactly so for the quadratic loss of the residual, and never
         negative where $H$ has no negative eigenvalue. So at the border the old loss *rises*, by the square of the step.
         """,
@@ -400,7 +403,8 @@ notes = """
 (9.4) with set squares; only then write multipliers. The two-constraint picture shows why one projection after the other
 is not the answer: mending the second breaks the first.
 
-Misconceptions: that a harmless gradient leaves the old *accuracy* alone (it is a statement about the loss on the memory,
+Misconceptions: that a harmless gradient leaves the old *accuracy* alone (it is a statement about the loss on the
+memory,
 to first order, for one step); that A-GEM protects each task; that the optimiser does not matter. The momentum run in
 section 4 surprises most. Ask before section 6 how the cost of GEM grows with the number of tasks: the answer, half of
 T − 1, settles the "thousand times" without a stopwatch. If time is short, leave out section 3's exercise and show it.

@@ -42,7 +42,6 @@ LESSONS = {  # in their order; the notebook of lesson 5 is notebooks/05_ewc.ipyn
     13: "meta_learning",
     14: "putting_it_together",
     90: "bug_museum",
-    91: "claims",
 }
 
 
@@ -75,7 +74,8 @@ class Guess:
     @property
     def marks(self) -> dict[float, str]:
         """For a figure: {value: "your guess"}; nothing without a prediction, or for a word, which no axis has."""
-        return {} if self.value is None or isinstance(self.value, str) else {self.value: "your guess"}  # type: ignore[dict-item]
+        unmarked = self.value is None or isinstance(self.value, str)
+        return {} if unmarked else {self.value: "your guess"}  # type: ignore[dict-item]
 
     def score(self, measured: float | str) -> Hint:
         """Say how far off it was, and keep both."""

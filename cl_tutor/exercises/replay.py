@@ -6,6 +6,7 @@ the draw are published bugs; each of them trains, and most leave a healthy accur
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,8 @@ class Dice:
     """draw(k) gives a whole number from {0, ..., k−1}: here the numbers of a script, then zeros."""
 
     def __init__(self, script: Sequence[int] = ()):
-        self.script, self.thrown = list(script), []
+        self.script = list(script)
+        self.thrown: list[tuple[int, int]] = []
 
     def __call__(self, k: int) -> int:
         if int(k) != k or k < 1:
@@ -68,14 +70,14 @@ class Dice:
         return "a fair die: draw(k) is one of 0, ..., k−1"
 
 
-def outcomes(sample: Callable, n: int, M: int) -> dict[tuple[int, ...], float]:
+def outcomes(sample: Callable, n: int, M: int) -> Any:
     """{what is kept: its probability}, exactly: `sample(range(n), M, draw)` is run once for every way the draws can go.
 
     >>> outcomes(lambda offers, M, draw: [offers[draw(len(offers))]], 2, 1)
     {(0,): 0.5, (1,): 0.5}
     """
     law: dict[tuple[int, ...], float] = {}
-    script: list[int] | None = []
+    script: list[int] = []
     for _ in range(100_000):
         dice = Dice(script)
         kept = sample(range(n), M, dice)
@@ -505,6 +507,8 @@ one line. Ask for predictions of the buffer curve before section 4: most guess h
 wins back half of the loss.
 
 Misconceptions: that a reservoir favours the recent (it favours nobody); that old samples must be replayed as often as
-new ones; that "dark" experience hides the inputs. The exact enumeration in `outcomes` is worth ten minutes of its own: a
-test of a random algorithm without randomness. (8.8) needs lesson 07's temperature. If time is short, leave out section 6.
+new ones; that "dark" experience hides the inputs. The exact enumeration in `outcomes` is worth ten minutes of its
+own: a
+test of a random algorithm without randomness. (8.8) needs lesson 07's temperature. If time is short, leave out
+section 6.
 """

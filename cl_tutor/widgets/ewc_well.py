@@ -32,8 +32,9 @@ class EWCWell(Island):
     """
 
     _esm = module("ewc_well.js")
-    at = traitlets.List().tag(sync=True)  # places on the slice
-    old, new = traitlets.List().tag(sync=True), traitlets.List().tag(sync=True)  # [losses, slopes] there
+    at: traitlets.List = traitlets.List().tag(sync=True)  # places on the slice
+    old: traitlets.List = traitlets.List().tag(sync=True)  # [losses, slopes] there
+    new: traitlets.List = traitlets.List().tag(sync=True)
     anchor, stiffest, trace = (traitlets.Float().tag(sync=True) for _ in range(3))  # θ*_i, F_i = max F, tr F
     lam, rate = traitlets.Float().tag(sync=True), traitlets.Float().tag(sync=True)
     samples, batch = traitlets.Int().tag(sync=True), traitlets.Int().tag(sync=True)
@@ -51,18 +52,20 @@ class EWCWell(Island):
         for name, value in {"rate": rate, "reach": reach, "samples": samples, "batch": batch}.items():
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a finite number above 0, not {value}.")
-        old, new, params, fisher = (old, new, params, fisher) if all(given) else example()
+        if old is None or new is None or params is None or fisher is None:
+            old, new, params, fisher = example()
+        weights_of = params
         name = max(fisher, key=lambda n: float(fisher[n].max()))  # where the stiffest weight lives
         index, stiffest = int(fisher[name].argmax()), float(fisher[name].max())
         if not 0 < stiffest < float("inf"):
             raise ValueError(f"The largest entry of fisher must be a finite number above 0, not {stiffest}.")
-        weights = params[name].detach()
+        weights = weights_of[name].detach()
         here = (torch.arange(weights.numel(), device=weights.device) == index).view_as(weights)
         anchor = float(weights.flatten()[index])
         at = anchor + reach / stiffest**0.5 * np.linspace(-1, 1, 97)
 
         def curve(loss: Loss) -> list[list[float]]:
-            cut = grad_and_value(lambda s: loss({**params, name: torch.where(here, s, weights)}))
+            cut = grad_and_value(lambda s: loss({**weights_of, name: torch.where(here, s, weights)}))
             slopes, values = zip(*(map(float, cut(weights.new_tensor(s))) for s in at))
             return [list(values), list(slopes)]
 

@@ -27,7 +27,8 @@ class Spectrum(Island):
     """
 
     _esm = module("spectrum.js")
-    values, moved = (traitlets.List().tag(sync=True) for _ in range(2))
+    values: traitlets.List = traitlets.List().tag(sync=True)
+    moved: traitlets.List = traitlets.List().tag(sync=True)
     mass, rises = (traitlets.Dict().tag(sync=True) for _ in range(2))
     trace, gap = traitlets.Float().tag(sync=True), traitlets.Float(0.8).tag(sync=True)
     k, steps = traitlets.Int().tag(sync=True), traitlets.Int(0).tag(sync=True)
@@ -60,7 +61,7 @@ class Spectrum(Island):
 
     @classmethod
     def of(cls, scores: Scores, K: int = 50, delta: Tensor | None = None, rise: float | None = None) -> Spectrum:
-        """From the scores of a network; `delta` (P,) is where it went, as `flat(...)` gives it, `rise` what that cost."""
+        """From the scores of a network; `delta` (P,), from `flat`, is where it went, `rise` what that cost."""
         values, V = scores.top(K)
         masses = [layer_mass(v[:, None], scores.params) for v in V.T]
         mass = {layer: [m[layer] for m in masses] for layer in masses[0]}

@@ -35,7 +35,9 @@ class Temperature(Island):
     """
 
     _esm = module("temperature.js")
-    names, teacher, student = (traitlets.List().tag(sync=True) for _ in range(3))
+    names: traitlets.List = traitlets.List().tag(sync=True)
+    teacher: traitlets.List = traitlets.List().tag(sync=True)
+    student: traitlets.List = traitlets.List().tag(sync=True)
     label = traitlets.Int().tag(sync=True)
     T, alpha = (traitlets.Float().tag(sync=True) for _ in range(2))
     shared = traitlets.Bool().tag(sync=True)
@@ -88,7 +90,8 @@ class Temperature(Island):
         soft = np.exp((z - z.max()) / self.T)
         says = ", ".join(f"{name} {p:.2f}" for name, p in zip(self.names, soft / soft.sum()))
         alt = (
-            f"Temperature {self.T:g}: the teacher says {says}. T²·KL = {self.distillation:.3g}; for T from 0.5 to 20 it "
+            f"Temperature {self.T:g}: the teacher says {says}. T²·KL = {self.distillation:.3g}; for T from 0.5 to "
+            f"20 it "
             f"goes from {scaled[0]:.3g} to {scaled[-1]:.3g}, and towards {self.limit:.3g}, half the variance of the "
             "logit differences, while KL alone falls like 1/T²."
         )

@@ -2,7 +2,8 @@
 
     python notebooks/runs/bug_museum.py --seeds 3 --out notebooks/runs/bug_museum.json
 
-Permuted digits, 4 tasks. Each method, sound or not, has its own option chosen by ACC on seed 100, as its author would have
+Permuted digits, 4 tasks. Each method, sound or not, has its own option chosen by ACC on seed 100, as its author
+would have
 done; the numbers that are stored come from seeds 0, 1, ... One thread.
 """
 

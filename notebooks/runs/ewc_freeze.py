@@ -2,7 +2,8 @@
 
     python notebooks/runs/ewc_freeze.py --seeds 3 --out notebooks/runs/ewc_freeze.json
 
-Every run keeps its R, and the trace of Ω, all wells together, after each task. Proximal steps: no λ diverges. One thread.
+Every run keeps its R, and the trace of Ω, all wells together, after each task. Proximal steps: no λ diverges. One
+thread.
 """
 
 from __future__ import annotations

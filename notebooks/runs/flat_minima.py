@@ -1,9 +1,12 @@
-"""Do flat minima forget less? Sharpness where task 1 was learnt, and how far L₁ rises while task 2 is learnt from there.
+"""Do flat minima forget less? Sharpness where task 1 was learnt, and how far L₁ rises while task 2 is learnt from
+there.
 
     python notebooks/runs/flat_minima.py --seeds 3 --out notebooks/runs/flat_minima.json
 
-Two families: task 1 learnt at different rates; and one network, learnt at 0.2, in other weights: the first layer times α,
-the second divided by it, which with ReLU is the same function (Dinh et al. 2017). Task 2 is learnt in one way. One thread.
+Two families: task 1 learnt at different rates; and one network, learnt at 0.2, in other weights: the first layer
+times α,
+the second divided by it, which with ReLU is the same function (Dinh et al. 2017). Task 2 is learnt in one way. One
+thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The rows of the Fisher benchmark on a GPU: seconds, share of the memory's bandwidth, error against float64 on the CPU.
+"""The rows of the Fisher benchmark on a GPU: seconds, share of the memory's bandwidth, error against float64 on the
+CPU.
 
     python tests/bench/fisher_gpu.py [--out tests/bench/fisher_gpu.json]
 

@@ -58,7 +58,8 @@ def like_mnist():
     ids=["digits", "permuted MNIST"],
 )
 def test_naive_costs_at_most_1_15_times_a_loop_by_hand(data, sizes, batch_size):
-    """On digits, where the network costs least and so the loop weighs most, and on an MLP 784-256-256-10 with MNIST-sized inputs.
+    """On digits, where the network costs least and so the loop weighs most, and on an MLP 784-256-256-10 with
+    MNIST-sized inputs.
 
     The median of paired ratios.
     """

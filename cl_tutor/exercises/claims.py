@@ -1,5 +1,0 @@
-"""Lesson 91: being written."""
-
-questions = ()
-derivation = ()
-notes = ""
