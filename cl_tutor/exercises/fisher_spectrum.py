@@ -7,6 +7,8 @@ direction that is found twice, a Gram matrix summed instead of averaged, a mass 
 import torch
 
 from .harness import Exercise
+from .reader import Question
+from .teacher import Step
 
 
 def power_iteration(product, starts, steps):
@@ -225,6 +227,177 @@ q3 = Exercise(
     ),
 )
 
-questions = ()
-derivation = ()
-notes = ""
+questions = (
+    Question(
+        "gap",
+        "What decides how fast the power iteration finds an eigenvalue?",
+        (
+            "The number of weights: a larger matrix needs more products.",
+            "The ratio of the next eigenvalue to this one.",
+            "The size of the eigenvalue alone: large ones are found at once.",
+        ),
+        "b",
+        "Along direction k, t products multiply by λ_k to the power t: neighbours of nearly one height take long to part.",
+    ),
+    Question(
+        "honest_number",
+        "Which number says whether an eigenpair (λ, v) can be believed?",
+        (
+            "How little λ changed in the last step.",
+            "How many steps were taken.",
+            "The residual ‖Fv − λv‖.",
+        ),
+        "c",
+        "It bounds the distance to a true eigenvalue. At a narrow gap λ changes little because it converges slowly.",
+    ),
+    Question(
+        "rank",
+        "A network has a million weights, and its exact Fisher comes from 100 samples of 10 classes. How many of its "
+        "directions can be other than flat?",
+        ("At most 900.", "At most 1,000, one for each row of scores.", "Up to a million, if training was long enough."),
+        "a",
+        "The rank is at most N(C − 1): the scores of one sample, weighted by p, add up to zero.",
+    ),
+    Question(
+        "what_the_diagonal_prices",
+        "For which movement δ is ½ Σ F_ii δ_i² the right price, on average?",
+        (
+            "For the movement of SGD on the next task, as that is small at every step.",
+            "For a movement whose signs know nothing of each other.",
+            "For a movement along the steepest eigenvector.",
+        ),
+        "b",
+        "Random signs average the cross terms out. SGD moves many weights together, along steep directions, and pays "
+        "much more.",
+    ),
+    Question(
+        "gram",
+        "Why does the small matrix GGᵀ/N have the eigenvalues of F = GᵀG/N?",
+        (
+            "Because for large N both tend to the covariance of the scores, which is the same for both.",
+            "Because it is F with the flat directions left out at random.",
+            "Because Gᵀ carries an eigenvector of one to an eigenvector of the other.",
+        ),
+        "c",
+        "GᵀG(Gᵀu)/N = Gᵀ(GGᵀu/N) = λ Gᵀu: only the brackets move.",
+    ),
+)
+
+
+def _scores():
+    """Scores (N, C, P) of a linear softmax with 3 classes in float64, as rows √p s of G (N·C, P), and N."""
+    rng = torch.Generator().manual_seed(3)
+    W, x = torch.randn(3, 4, generator=rng).double(), torch.randn(5, 4, generator=rng).double()
+    p = (x @ W.T).softmax(1)
+    s = torch.einsum("ncd,ni->ncdi", torch.eye(3).double() - p[:, None], x).flatten(2)
+    return (p.sqrt()[..., None] * s).flatten(0, 1), len(x)
+
+
+def _small_fisher():
+    G, N = _scores()
+    return G.T @ G / N
+
+
+def _error_shrinks():
+    """After t products the error of λ is Σ_k c_k² (λ_1 − λ_k) λ_k^2t / Σ_k c_k² λ_k^2t, for a start Σ_k c_k v_k."""
+    F, t = _small_fisher(), 6
+    lam, V = torch.linalg.eigh(F)
+    v = start = torch.randn(len(F), generator=torch.Generator().manual_seed(4)).double()
+    for _ in range(t):
+        v = F @ v / (F @ v).norm()
+    weight = (V.T @ start) ** 2 * lam.clamp(min=0) ** (2 * t)
+    return lam[-1] - v @ F @ v - (weight * (lam[-1] - lam)).sum() / weight.sum()
+
+
+def _gram_carries():
+    G, N = _scores()
+    lam, U = torch.linalg.eigh(G @ G.T / N)
+    V = G.T @ U
+    return max((_small_fisher() @ V - V * lam).abs().max(), (V.square().sum(0) - N * lam).abs().max())
+
+
+def _trace_and_diagonal():
+    F = _small_fisher()
+    lam, V = torch.linalg.eigh(F)
+    return max((lam.sum() - F.trace()).abs(), (V.square() @ lam - F.diag()).abs().max())
+
+
+def _random_signs():
+    """The mean of δᵀFδ over all 2^12 choices of signs."""
+    F = _small_fisher()
+    d = torch.randn(len(F), generator=torch.Generator().manual_seed(5)).double()
+    bits = torch.arange(2 ** len(F))[:, None] >> torch.arange(len(F)) & 1
+    moves = (2.0 * bits - 1) * d
+    return torch.einsum("ni,ij,nj->n", moves, F, moves).mean() - F.diag() @ d**2
+
+
+derivation = (
+    Step(
+        "12.2",
+        r"""
+        Write the start in eigenvectors, $v = \sum_k c_k v_k$. One product multiplies each share by its eigenvalue, so
+        after $t$ products it is $\sum_k c_k \lambda_k^t v_k$, up to its length. Rayleigh's quotient is the mean of the
+        eigenvalues with the squared shares as weights, and its error
+
+        $$\lambda_1 - \lambda = \frac{\sum_k c_k^2\,\lambda_k^{2t}\,(\lambda_1-\lambda_k)}{\sum_k c_k^2\,\lambda_k^{2t}}
+        \approx \frac{c_2^2}{c_1^2}\,(\lambda_1-\lambda_2)\Big(\frac{\lambda_2}{\lambda_1}\Big)^{2t}.$$
+
+        The vector converges like $(\lambda_2/\lambda_1)^t$, the eigenvalue like the square of that.
+        """,
+        _error_shrinks,
+    ),
+    Step(
+        "12.3",
+        r"""
+        Let $\frac1N GG^\top u = \lambda u$, $\lVert u\rVert = 1$. Multiply by $G^\top$ from the left and move the brackets:
+
+        $$\tfrac1N G^\top G\,(G^\top u) = G^\top\big(\tfrac1N GG^\top u\big) = \lambda\,(G^\top u).$$
+
+        So $G^\top u$ is an eigenvector of $F$ with the same eigenvalue, and its length follows from
+        $\lVert G^\top u\rVert^2 = u^\top GG^\top u = N\lambda$. The directions that no $G^\top u$ reaches have $Gv = 0$:
+        they are flat.
+        """,
+        _gram_carries,
+    ),
+    Step(
+        "12.4",
+        r"""
+        $F = V\Lambda V^\top$ with orthonormal columns. Entry $i$ of the diagonal is $F_{ii} = \sum_k \lambda_k v_{k,i}^2$.
+        Add up over $i$: each $v_k$ has length 1, so
+
+        $$\sum_k \lambda_k = \sum_i F_{ii} = \operatorname{tr} F.$$
+
+        The diagonal is the spectrum seen through the eigenvectors: it cannot tell which weights move together.
+        """,
+        _trace_and_diagonal,
+    ),
+    Step(
+        "12.7",
+        r"""
+        Give each $\delta_i$ a random sign $s_i = \pm 1$, independent of the others. Then $\mathbb E[s_i s_j]$ is 1 for
+        $i = j$ and 0 otherwise, and in the double sum only the diagonal is left:
+
+        $$\mathbb E\big[(s\delta)^\top F (s\delta)\big] = \sum_{i,j} \mathbb E[s_i s_j]\,F_{ij}\,\delta_i\delta_j = \sum_i
+        F_{ii}\,\delta_i^2.$$
+
+        The residual takes the mean over every choice of signs.
+        """,
+        _random_signs,
+    ),
+)
+
+notes = """
+**Time.** 45 minutes: 15 for the power iteration and its stopping rule, 10 for the Gram matrix, 10 for the claims, 10 for
+the prediction of forgetting. `cl-tutor sheet 12` has the four derivations; (12.3) fits on a napkin and is worth it.
+
+**In class.** Ask for the number of directions that hold 80 % of the trace before section 5 runs; answers spread over
+three decades. Then let the class say what the 5 % in "the top 5 % of directions" is a share *of*: three readings give
+three answers, which is the point of the section.
+
+**Misconceptions.** "λ hardly changes, so it has converged": print the residual. "Few large eigenvalues show that the
+network learnt something simple": with N samples the rank is at most N(C − 1), whatever it learnt. "The diagonal of F is
+a rough version of F": as a price for SGD's own movement it is off by a factor of fifty, though in step with the truth.
+
+**The stored runs.** CIFAR-10 here is a JPEG copy, two seeds, and says so beside the figures; the script is
+`notebooks/runs/cifar_spectrum.py`. A good project: rescale the input, run it again, and see conv1's mass change.
+"""
