@@ -209,7 +209,8 @@ def table(lines: list[Line]) -> Table:
     shown = Table("scenario", "method", "set", "ACC", "published", "s", box=box.SIMPLE_HEAD, pad_edge=False)
     for line in lines:
         e, p = line.experiment, line.published
-        own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else f"{name.split('.')[1]} {value}"
+        own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else
+                        f"{name.split('.')[1]} {value}"
                         for name, value in e.settings)  # fmt: skip
         said = f"{p['acc']:.2f} ± {p['sd']:.2f}" if p else ""
         seconds = np.mean([r["seconds"] for r in line.records])

@@ -230,56 +230,35 @@ q3 = Exercise(
 questions = (
     Question(
         "gap",
-        "What decides how fast the power iteration finds an eigenvalue?",
-        (
-            "The number of weights: a larger matrix needs more products.",
-            "The ratio of the next eigenvalue to this one.",
-            "The size of the eigenvalue alone: large ones are found at once.",
-        ),
-        "b",
-        "Along direction k, t products multiply by λ_k to the power t: neighbours of nearly one height take long to part.",
-    ),
-    Question(
-        "honest_number",
-        "Which number says whether an eigenpair (λ, v) can be believed?",
-        (
-            "How little λ changed in the last step.",
-            "How many steps were taken.",
-            "The residual ‖Fv − λv‖.",
-        ),
-        "c",
-        "It bounds the distance to a true eigenvalue. At a narrow gap λ changes little because it converges slowly.",
-    ),
-    Question(
-        "rank",
-        "A network has a million weights, and its exact Fisher comes from 100 samples of 10 classes. How many of its "
-        "directions can be other than flat?",
-        ("At most 900.", "At most 1,000, one for each row of scores.", "Up to a million, if training was long enough."),
+        "On what does the speed of power iteration depend?",
+        ("on the gap between the first two eigenvalues", "on the number of weights", "on the trace of the matrix"),
         "a",
-        "The rank is at most N(C − 1): the scores of one sample, weighted by p, add up to zero.",
+        "Each step shrinks the second direction by λ₂/λ₁ beside the first, whatever else the matrix holds.",
     ),
     Question(
-        "what_the_diagonal_prices",
-        "For which movement δ is ½ Σ F_ii δ_i² the right price, on average?",
-        (
-            "For the movement of SGD on the next task, as that is small at every step.",
-            "For a movement whose signs know nothing of each other.",
-            "For a movement along the steepest eigenvector.",
-        ),
+        "residual",
+        "Two successive estimates of an eigenvalue agree to 0.1 %. What do you know?",
+        ("it is right to 0.1 %", "little, if the gap is narrow: print the residual", "the vector has converged"),
         "b",
-        "Random signs average the cross terms out. SGD moves many weights together, along steep directions, and pays "
-        "much more.",
+        "Slow progress looks like arrival; the residual bounds the distance to a true eigenvalue.",
     ),
     Question(
         "gram",
-        "Why does the small matrix GGᵀ/N have the eigenvalues of F = GᵀG/N?",
+        "How can the top eigenvectors of a P × P Fisher be had without iterating?",
         (
-            "Because for large N both tend to the covariance of the scores, which is the same for both.",
-            "Because it is F with the flat directions left out at random.",
-            "Because Gᵀ carries an eigenvector of one to an eigenvector of the other.",
+            "from the diagonal, which has all that is needed",
+            "by inverting it once",
+            "from the small matrix of dot products between scores",
         ),
         "c",
-        "GᵀG(Gᵀu)/N = Gᵀ(GGᵀu/N) = λ Gᵀu: only the brackets move.",
+        "GGᵀ/N has the same nonzero eigenvalues, and Gᵀ carries its eigenvectors across.",
+    ),
+    Question(
+        "percent",
+        "Somebody says that 5 % of the directions hold 80 % of the trace. What do you ask?",
+        ("at which learning rate", "5 % of which directions, of how many samples", "whether the network was wide"),
+        "b",
+        "The rank is bounded by samples times classes less one: of all weights, any such share may hold by counting.",
     ),
 )
 
@@ -331,6 +310,11 @@ def _random_signs():
     return torch.einsum("ni,ij,nj->n", moves, F, moves).mean() - F.diag() @ d**2
 
 
+def _mass_residual():
+    (_, V, weights, layers), *_ = eigenvectors()
+    return (sum(mass(V, weights, layers).values()) - weights.sum()).item()
+
+
 derivation = (
     Step(
         "12.2",
@@ -370,6 +354,12 @@ derivation = (
         The diagonal is the spectrum seen through the eigenvectors: it cannot tell which weights move together.
         """,
         _trace_and_diagonal,
+    ),
+    Step(
+        "12.5",
+        r"The projections $P_\ell$ onto the layers add up to the identity, and every $v_k$ has the length one. So "
+        r"$\sum_\ell v_k^\top P_\ell v_k = 1$, and the masses of all layers add up to $\sum_k w_k$.",
+        _mass_residual,
     ),
     Step(
         "12.7",

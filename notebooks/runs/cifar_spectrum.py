@@ -262,7 +262,7 @@ def protocol() -> dict[str, Any]:
     return {
         "data": "CIFAR-10, pixels (x/255 - 0.5)/0.25",
         "network": "SmallCNN: conv 5x5 (3, 16), pool, conv 5x5 (16, 32), pool, fc (800, 44), fc (44, 10); ReLU",
-        "training": "images and their mirror images; SGD, momentum 0.9, batches of 128, lr from 0.05 to 0 on a straight line",
+        "training": "images and mirror images; SGD, momentum 0.9, batches of 128, lr from 0.05 to 0 on a straight line",
         "looks": "10,000 test images every 195 steps; spectra at the first look that reaches a target, and at the end",
         "targets": TARGETS,
         "layers": LAYERS,
