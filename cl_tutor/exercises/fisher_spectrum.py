@@ -263,16 +263,51 @@ questions = (
 )
 
 
-def _gram_residual():
-    """F's eigenvectors from the small matrix: F v − λ v."""
-    (_, G, N, k), *_ = score_matrices()
-    values, V = gram_pairs(G, N, k)
-    return (G.T @ (G @ V) / N - V * values).abs().max().item()
+def _scores():
+    """Scores (N, C, P) of a linear softmax with 3 classes in float64, as rows √p s of G (N·C, P), and N."""
+    rng = torch.Generator().manual_seed(3)
+    W, x = torch.randn(3, 4, generator=rng).double(), torch.randn(5, 4, generator=rng).double()
+    p = (x @ W.T).softmax(1)
+    s = torch.einsum("ncd,ni->ncdi", torch.eye(3).double() - p[:, None], x).flatten(2)
+    return (p.sqrt()[..., None] * s).flatten(0, 1), len(x)
 
 
-def _trace_residual():
-    (_, G, N, _), *_ = score_matrices()
-    return (torch.linalg.eigvalsh(G @ G.T / N).sum() - (G.square().sum(0) / N).sum()).item()
+def _small_fisher():
+    G, N = _scores()
+    return G.T @ G / N
+
+
+def _error_shrinks():
+    """After t products the error of λ is Σ_k c_k² (λ_1 − λ_k) λ_k^2t / Σ_k c_k² λ_k^2t, for a start Σ_k c_k v_k."""
+    F, t = _small_fisher(), 6
+    lam, V = torch.linalg.eigh(F)
+    v = start = torch.randn(len(F), generator=torch.Generator().manual_seed(4)).double()
+    for _ in range(t):
+        v = F @ v / (F @ v).norm()
+    weight = (V.T @ start) ** 2 * lam.clamp(min=0) ** (2 * t)
+    return lam[-1] - v @ F @ v - (weight * (lam[-1] - lam)).sum() / weight.sum()
+
+
+def _gram_carries():
+    G, N = _scores()
+    lam, U = torch.linalg.eigh(G @ G.T / N)
+    V = G.T @ U
+    return max((_small_fisher() @ V - V * lam).abs().max(), (V.square().sum(0) - N * lam).abs().max())
+
+
+def _trace_and_diagonal():
+    F = _small_fisher()
+    lam, V = torch.linalg.eigh(F)
+    return max((lam.sum() - F.trace()).abs(), (V.square() @ lam - F.diag()).abs().max())
+
+
+def _random_signs():
+    """The mean of δᵀFδ over all 2^12 choices of signs."""
+    F = _small_fisher()
+    d = torch.randn(len(F), generator=torch.Generator().manual_seed(5)).double()
+    bits = torch.arange(2 ** len(F))[:, None] >> torch.arange(len(F)) & 1
+    moves = (2.0 * bits - 1) * d
+    return torch.einsum("ni,ij,nj->n", moves, F, moves).mean() - F.diag() @ d**2
 
 
 def _mass_residual():
@@ -282,17 +317,43 @@ def _mass_residual():
 
 derivation = (
     Step(
+        "12.2",
+        r"""
+        Write the start in eigenvectors, $v = \sum_k c_k v_k$. One product multiplies each share by its eigenvalue, so
+        after $t$ products it is $\sum_k c_k \lambda_k^t v_k$, up to its length. Rayleigh's quotient is the mean of the
+        eigenvalues with the squared shares as weights, and its error
+
+        $$\lambda_1 - \lambda = \frac{\sum_k c_k^2\,\lambda_k^{2t}\,(\lambda_1-\lambda_k)}{\sum_k c_k^2\,\lambda_k^{2t}}
+        \approx \frac{c_2^2}{c_1^2}\,(\lambda_1-\lambda_2)\Big(\frac{\lambda_2}{\lambda_1}\Big)^{2t}.$$
+
+        The vector converges like $(\lambda_2/\lambda_1)^t$, the eigenvalue like the square of that.
+        """,
+        _error_shrinks,
+    ),
+    Step(
         "12.3",
-        r"Let $\frac1N GG^\top u = \lambda u$. Multiply by $G^\top$ from the left and move the brackets: "
-        r"$\frac1N G^\top G\,(G^\top u) = \lambda\,(G^\top u)$, so $G^\top u$ is an eigenvector of $F$, of length "
-        r"$\sqrt{N\lambda}$.",
-        _gram_residual,
+        r"""
+        Let $\frac1N GG^\top u = \lambda u$, $\lVert u\rVert = 1$. Multiply by $G^\top$ from the left and move the brackets:
+
+        $$\tfrac1N G^\top G\,(G^\top u) = G^\top\big(\tfrac1N GG^\top u\big) = \lambda\,(G^\top u).$$
+
+        So $G^\top u$ is an eigenvector of $F$ with the same eigenvalue, and its length follows from
+        $\lVert G^\top u\rVert^2 = u^\top GG^\top u = N\lambda$. The directions that no $G^\top u$ reaches have $Gv = 0$:
+        they are flat.
+        """,
+        _gram_carries,
     ),
     Step(
         "12.4",
-        r"The trace does not depend on the basis: $\sum_k \lambda_k = \operatorname{tr} F = \frac1N \sum_n "
-        r"\lVert g_n \rVert^2$, which the diagonal knows without any eigenvector.",
-        _trace_residual,
+        r"""
+        $F = V\Lambda V^\top$ with orthonormal columns. Entry $i$ of the diagonal is $F_{ii} = \sum_k \lambda_k v_{k,i}^2$.
+        Add up over $i$: each $v_k$ has length 1, so
+
+        $$\sum_k \lambda_k = \sum_i F_{ii} = \operatorname{tr} F.$$
+
+        The diagonal is the spectrum seen through the eigenvectors: it cannot tell which weights move together.
+        """,
+        _trace_and_diagonal,
     ),
     Step(
         "12.5",
@@ -300,14 +361,33 @@ derivation = (
         r"$\sum_\ell v_k^\top P_\ell v_k = 1$, and the masses of all layers add up to $\sum_k w_k$.",
         _mass_residual,
     ),
+    Step(
+        "12.7",
+        r"""
+        Give each $\delta_i$ a random sign $s_i = \pm 1$, independent of the others. Then $\mathbb E[s_i s_j]$ is 1 for
+        $i = j$ and 0 otherwise, and in the double sum only the diagonal is left:
+
+        $$\mathbb E\big[(s\delta)^\top F (s\delta)\big] = \sum_{i,j} \mathbb E[s_i s_j]\,F_{ij}\,\delta_i\delta_j = \sum_i
+        F_{ii}\,\delta_i^2.$$
+
+        The residual takes the mean over every choice of signs.
+        """,
+        _random_signs,
+    ),
 )
 
 notes = """
-45 minutes; the densest lesson of the course. Sections 1 to 4 are linear algebra and go well at the board: let the
-class say
-what the stopping rule would have claimed before the true spectrum is shown. Section 5 is the place for the question
-"5 % of
-what?". Sections 7 and 8 can be homework. A common misconception is that the diagonal of the Fisher prices the
-movements that
-SGD makes: it prices those whose signs are thrown at random.
+**Time.** 45 minutes: 15 for the power iteration and its stopping rule, 10 for the Gram matrix, 10 for the claims, 10 for
+the prediction of forgetting. `cl-tutor sheet 12` has the four derivations; (12.3) fits on a napkin and is worth it.
+
+**In class.** Ask for the number of directions that hold 80 % of the trace before section 5 runs; answers spread over
+three decades. Then let the class say what the 5 % in "the top 5 % of directions" is a share *of*: three readings give
+three answers, which is the point of the section.
+
+**Misconceptions.** "λ hardly changes, so it has converged": print the residual. "Few large eigenvalues show that the
+network learnt something simple": with N samples the rank is at most N(C − 1), whatever it learnt. "The diagonal of F is
+a rough version of F": as a price for SGD's own movement it is off by a factor of fifty, though in step with the truth.
+
+**The stored runs.** CIFAR-10 here is a JPEG copy, two seeds, and says so beside the figures; the script is
+`notebooks/runs/cifar_spectrum.py`. A good project: rescale the input, run it again, and see conv1's mass change.
 """
