@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import evidence
 from .exercises.harness import STEPS, Exercise
 from .exercises.reader import LESSONS, module, recall
 
@@ -58,6 +59,8 @@ def build(source: Path, target: Path, mathjax: Path | None = None) -> None:
             text = page.read_text(encoding="utf-8").replace("LESSONS_TABLE", table).replace("LESSONS_TREE", contents)
             page.write_text(text, encoding="utf-8")
         (pages / "reference.md").write_text(reference(), encoding="utf-8")
+        results = evidence.page(source / "notebooks" / "runs", pages / "_static")
+        (pages / "results.md").write_text(results, encoding="utf-8")
         command = [
             sys.executable,
             "-m",

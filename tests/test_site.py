@@ -22,7 +22,15 @@ ARGS = ["--no-sandbox", "--disable-gpu"] + [
     f"--disable-{x}" for x in ("background-networking", "component-update", "sync")
 ]
 LESSON_PAGES = [f"lessons/{k:02d}_{name}.html" for k, name in LESSONS.items()]
-PAGES = ["index.html", "lecturers.html", "glossary.html", "notation.html", "references.html", "reference.html"]
+PAGES = [
+    "index.html",
+    "lecturers.html",
+    "results.html",
+    "glossary.html",
+    "notation.html",
+    "references.html",
+    "reference.html",
+]
 
 
 @pytest.fixture(scope="module")

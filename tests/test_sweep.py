@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cl_tutor import cli, plans, stacked, sweep
+from cl_tutor import cli, evidence, plans, stacked, sweep
 from cl_tutor.plans import Cell, Line, Plan
 from cl_tutor.sweep import Experiment, recall, results, run
 
@@ -229,6 +229,15 @@ def test_a_stored_sample_is_found_again():
         assert (new is None) == (own is None), e
         if own:
             assert abs(new.acc - own.acc) < 0.05 and np.abs(new.R[0] - own.R[0]).max() < 0.05, e
+
+
+def test_the_page_shows_every_table_beside_what_was_published(tmp_path):
+    text = evidence.page(RUNS, tmp_path)
+    assert text.count("\n## ") == len(STORED) - 1  # the grid on digits is for an explorable
+    assert (tmp_path / "split_mnist.svg").exists() and "Hsu et al. (2018)" in text
+    (line,) = (x for x in text.splitlines() if x.startswith("| task | er | er.size 128, er.slots 1100 |"))
+    assert "99.28 ± 0.21" in line and "99.40 ± 0.08" in line  # read off the stored runs, and off the paper
+    assert "nan" not in text and "None" not in text
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
