@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ EXPLAINED = {
     "checked, so it is not quoted. ER, DER and DER++ grow with the buffer; A-GEM hardly does.",
     "ledger": "Numbers are floats of 4 bytes that stay beside the network. With as many as Online EWC keeps, ER holds 228 "
     "images. One seed: read differences of a point as none.",
-    "combinations": "ER alone could choose a weight of 4, and did; the combinations were offered 0.5 and 1 only, within the "
-    "same budget of six trials. So this table does not show that combining hurts, only that it is no free gain.",
+    "combinations": "ER alone could choose a weight of 4, and did; the combinations were offered at most 1 within the same "
+    "budget of six trials. So this table does not show that combining hurts. At the weight 1, ER alone reaches 83.2 "
+    "(under Buffers, 500 slots), which neither LwF nor EWC beside it improves on.",
 }
 
 
@@ -43,9 +45,10 @@ def page(runs: Path, pictures: Path) -> str:
         if "plan" not in found or found["plan"] == "lambda-grid":  # which the explorable of lesson 14 shows
             continue
         lines, protocol = read(path), found["protocol"]
-        parts.append(
-            f"## {found['plan'].replace('-', ' ').capitalize().replace('mnist', 'MNIST').replace('Ewc', 'EWC').replace('Lwf', 'LwF')}\n\n{found['about']}"
-        )
+        title = found["plan"].replace("-", " ").capitalize()
+        for name in ("MNIST", "EWC", "LwF"):
+            title = re.sub(name, name, title, flags=re.IGNORECASE)
+        parts.append(f"## {title}\n\n{found['about']}")
         parts.append(EXPLAINED.get(found["plan"], ""))
         if any(line.published for line in lines):
             picture = beside(lines)
