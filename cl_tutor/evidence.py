@@ -25,7 +25,8 @@ not reported. ACC is the mean accuracy over all tasks after the last, in percent
 EXPLAINED = {
     "split-mnist": "Where we differ from Hsu et al. (2018) by more than two standard errors, the likely reasons, none of "
     "them isolated, are these. EWC and Online EWC could choose a λ of up to 10⁶ and took 10⁵ and 10⁶ where the task is "
-    "known or the inputs shift. Inputs are 28×28 in [0, 1], neither padded nor normalised, which weighs most for plain SGD "
+    "known or the inputs shift. Inputs are 28×28 in [0, 1], neither padded nor normalised, which weighs most for "
+    "plain SGD "
     "and GEM, here with 4 seeds. Each task begins with a fresh optimiser. Generative replay has 3 seeds.",
     "permuted-mnist": "The protocol is that of Buzzega et al. (2020), with our own grid of settings. Their table could not be "
     "checked, so it is not quoted. ER, DER and DER++ grow with the buffer; A-GEM hardly does.",

@@ -333,12 +333,14 @@ derivation = (
     Step(
         "12.3",
         r"""
-        Let $\frac1N GG^\top u = \lambda u$, $\lVert u\rVert = 1$. Multiply by $G^\top$ from the left and move the brackets:
+        Let $\frac1N GG^\top u = \lambda u$, $\lVert u\rVert = 1$. Multiply by $G^\top$ from the left and move the
+        brackets:
 
         $$\tfrac1N G^\top G\,(G^\top u) = G^\top\big(\tfrac1N GG^\top u\big) = \lambda\,(G^\top u).$$
 
         So $G^\top u$ is an eigenvector of $F$ with the same eigenvalue, and its length follows from
-        $\lVert G^\top u\rVert^2 = u^\top GG^\top u = N\lambda$. The directions that no $G^\top u$ reaches have $Gv = 0$:
+        $\lVert G^\top u\rVert^2 = u^\top GG^\top u = N\lambda$. The directions that no $G^\top u$ reaches have $Gv =
+        0$:
         they are flat.
         """,
         _gram_carries,
@@ -367,7 +369,8 @@ derivation = (
         Give each $\delta_i$ a random sign $s_i = \pm 1$, independent of the others. Then $\mathbb E[s_i s_j]$ is 1 for
         $i = j$ and 0 otherwise, and in the double sum only the diagonal is left:
 
-        $$\mathbb E\big[(s\delta)^\top F (s\delta)\big] = \sum_{i,j} \mathbb E[s_i s_j]\,F_{ij}\,\delta_i\delta_j = \sum_i
+        $$\mathbb E\big[(s\delta)^\top F (s\delta)\big] = \sum_{i,j} \mathbb E[s_i s_j]\,F_{ij}\,\delta_i\delta_j =
+        \sum_i
         F_{ii}\,\delta_i^2.$$
 
         The residual takes the mean over every choice of signs.
@@ -377,7 +380,8 @@ derivation = (
 )
 
 notes = """
-**Time.** 45 minutes: 15 for the power iteration and its stopping rule, 10 for the Gram matrix, 10 for the claims, 10 for
+**Time.** 45 minutes: 15 for the power iteration and its stopping rule, 10 for the Gram matrix, 10 for the claims, 10
+for
 the prediction of forgetting. `cl-tutor sheet 12` has the four derivations; (12.3) fits on a napkin and is worth it.
 
 **In class.** Ask for the number of directions that hold 80 % of the trace before section 5 runs; answers spread over
