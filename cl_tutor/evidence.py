@@ -23,16 +23,20 @@ not reported. ACC is the mean accuracy over all tasks after the last, in percent
 "diverged" had a seed that did. Where a column is missing, no published number could be checked.
 """
 EXPLAINED = {
-    "split-mnist": "Where we differ from Hsu et al. (2018) by more than two standard errors, the likely reasons, none of "
+    "split-mnist": "Where we differ from Hsu et al. (2018) by more than two standard errors, the likely "
+    "reasons, none of "
     "them isolated, are these. EWC and Online EWC could choose a λ of up to 10⁶ and took 10⁵ and 10⁶ where the task is "
     "known or the inputs shift. Inputs are 28×28 in [0, 1], neither padded nor normalised, which weighs most for "
     "plain SGD "
     "and GEM, here with 4 seeds. Each task begins with a fresh optimiser. Generative replay has 3 seeds.",
-    "permuted-mnist": "The protocol is that of Buzzega et al. (2020), with our own grid of settings. Their table could not be "
+    "permuted-mnist": "The protocol is that of Buzzega et al. (2020), with our own grid of settings. Their "
+    "table could not be "
     "checked, so it is not quoted. ER, DER and DER++ grow with the buffer; A-GEM hardly does.",
-    "ledger": "Numbers are floats of 4 bytes that stay beside the network. With as many as Online EWC keeps, ER holds 228 "
+    "ledger": "Numbers are floats of 4 bytes that stay beside the network. With as many as Online "
+    "EWC keeps, ER holds 228 "
     "images. One seed: read differences of a point as none.",
-    "combinations": "ER alone could choose a weight of 4, and did; the combinations were offered at most 1 within the same "
+    "combinations": "ER alone could choose a weight of 4, and did; the combinations were offered at most "
+    "1 within the same "
     "budget of six trials. So this table does not show that combining hurts. At the weight 1, ER alone reaches 83.2 "
     "(under Buffers, 500 slots), which neither LwF nor EWC beside it improves on.",
 }
@@ -101,7 +105,8 @@ def beside(lines: Sequence[Line]) -> plots.Picture:
     axes[0][0].legend(handles.values(), handles.keys(), fontsize=9, loc="lower left")
     axes[0][0].invert_yaxis()
     gap, where = max(gaps)
-    alt = f"ACC of {len(names)} methods in {len(scenarios)} scenarios beside the published means: half of them lie within "
+    alt = f"ACC of {len(names)} methods in {len(scenarios)} scenarios beside the published "
+    f"means: half of them lie within "
     alt += f"{np.median([g for g, _ in gaps]):.1f} points, and the furthest is {where}, {gap:.1f} points away."
     return plots.Picture(figure, alt)
 

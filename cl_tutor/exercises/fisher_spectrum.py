@@ -348,7 +348,8 @@ derivation = (
     Step(
         "12.4",
         r"""
-        $F = V\Lambda V^\top$ with orthonormal columns. Entry $i$ of the diagonal is $F_{ii} = \sum_k \lambda_k v_{k,i}^2$.
+        $F = V\Lambda V^\top$ with orthonormal columns. Entry $i$ of the diagonal is $F_{ii} =
+        \sum_k \lambda_k v_{k,i}^2$.
         Add up over $i$: each $v_k$ has length 1, so
 
         $$\sum_k \lambda_k = \sum_i F_{ii} = \operatorname{tr} F.$$
