@@ -105,8 +105,8 @@ def beside(lines: Sequence[Line]) -> plots.Picture:
     axes[0][0].legend(handles.values(), handles.keys(), fontsize=9, loc="lower left")
     axes[0][0].invert_yaxis()
     gap, where = max(gaps)
-    alt = f"ACC of {len(names)} methods in {len(scenarios)} scenarios beside the published "
-    f"means: half of them lie within "
+    alt = f"ACC of {len(names)} methods in {len(scenarios)} scenarios beside the published means: half of them lie "
+    alt += "within "
     alt += f"{np.median([g for g, _ in gaps]):.1f} points, and the furthest is {where}, {gap:.1f} points away."
     return plots.Picture(figure, alt)
 
