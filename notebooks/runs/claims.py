@@ -250,7 +250,7 @@ def lesson_13_mer(seed: int) -> Numbers:
     for name, method, lr in (("MER", MER(200, 32, steps=2, gamma=0.6), 0.4), ("ER", ER(200, 32), 0.24)):
         one = learner(permuted(digits(), tasks=4, seed=seed), [method], seed, lr, epochs=3)
         acc, old = train(one).acc, [next(task.batches(300)) for task in one.stream.tasks]
-        slopes = [landscape.gradient(lambda p, b=b: one.loss(b, p), one.params) for b in old]
+        slopes = [landscape.gradient(lambda p, b=b, one=one: one.loss(b, p), one.params) for b in old]
         found[name] = acc, float(np.mean([landscape.cosine(a, b) for a, b in combinations(slopes, 2)]))
     (a, cos_a), (b, cos_b) = found["MER"], found["ER"]
     return {"ACC, MER minus ER": a - b, "cosine of the tasks' gradients, MER minus ER": cos_a - cos_b}
