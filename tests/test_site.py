@@ -135,8 +135,8 @@ def test_an_animation_is_scrubbed_without_a_kernel(built, page):
 
 def test_an_explorable_answers_the_keyboard(built, page):
     page.goto((built / "lessons/03_scenarios_and_metrics.html").as_uri())
-    editor = page.locator(".clt", has=page.locator(".clt-r"))
-    cell = editor.locator(".clt-r tr:last-child input").first
+    editor = page.get_by_role("group", name="Accuracy matrix editor", exact=True)
+    cell = editor.locator("tr:last-child input").first
     cell.scroll_into_view_if_needed()
     before = editor.inner_text()
     cell.fill("0.01")
