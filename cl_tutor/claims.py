@@ -157,13 +157,11 @@ class Reading:
     @property
     def words(self) -> str:
         """Mean ± sd (seeds), and what was claimed."""
-        low, high, n = self.place.low, self.place.high, len(self.values)
+        low, high, n, mean = self.place.low, self.place.high, len(self.values), float(np.mean(self.values))
         sd = float(np.std(self.values, ddof=1)) if n > 1 else 0.0
-        spread = f" ± {_number(sd if sd > 1e-9 * abs(np.mean(self.values)) else 0.0)}" if n > 1 else ""
-        claimed = (
-            f"{low:g} to {high:g}" if low > -INF and high < INF else f"> {low:g}" if high == INF else f"< {high:g}"
-        )
-        return f"{_number(np.mean(self.values))}{spread} ({n} seed{'s' * (n > 1)}; claimed {claimed})"
+        spread = f" ± {_number(sd if sd > 1e-9 * abs(mean) else 0.0)}" if n > 1 else ""
+        claimed = f"> {low:g}" if high == INF else f"< {high:g}" if low == -INF else f"{low:g} to {high:g}"
+        return f"{_number(mean)}{spread} ({n} seed{'s' * (n > 1)}; claimed {claimed})"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ def live(where, part, name, **interval):
     return Place(where, f"claims/{part}", lambda runs: runs["claims"]["results"][part][name], **interval)
 
 
+def apart(where, part, a, b, **interval):
+    """One such number minus another, seed by seed."""
+    found = lambda runs: runs["claims"]["results"][part]
+    return Place(where, f"claims/{part}", lambda runs: np.subtract(found(runs)[a], found(runs)[b]), **interval)
+
+
 def gain(where, file, a, b, **interval):
     """ACC of the best cell that fits a, minus that of the best that fits b, seed by seed."""
     return Place(where, file, lambda runs: minus(runs.acc(file, **a), runs.acc(file, **b)), **interval)
@@ -198,8 +204,7 @@ CLAIMS = (
         live("gradients of GEM for one of A-GEM, five tasks", "lesson_09", "gradients of GEM for one of A-GEM",
             low=500),)),
     Claim("agem-accuracy", 9, "replay", "... and almost as accurate", (
-        Place("permuted digits, A-GEM − GEM", "claims/lesson_09", lambda runs: np.subtract(*(
-            runs["claims"]["results"]["lesson_09"][f"ACC, {m}"] for m in ("A-GEM", "GEM"))), low=-0.02),
+        apart("permuted digits, A-GEM − GEM", "lesson_09", "ACC, A-GEM", "ACC, GEM", low=-0.02),
         *(gain(f"Split MNIST, {words}, A-GEM − GEM", "ledger", where | {"method": "a-gem"}, where | {"method": "gem"},
             low=-0.02) for words, where in (("Task-IL", {"stream": "split", "scenario": "task"}),
             ("Class-IL", GRID))))),
@@ -213,12 +218,10 @@ CLAIMS = (
         live("ten tasks, in networks", "lesson_10", "weights of ten Progressive columns, in networks", low=9,
             high=11),)),
     Claim("supsup", 10, "architectures", "A mask over random weights rivals trained networks",
-        tuple(Place(f"permuted digits, SupSup − {m}", "claims/lesson_10", lambda runs, m=m: np.subtract(*(
-            runs["claims"]["results"]["lesson_10"][f"ACC, {k}"] for k in ("SupSup", m))), low=-0.05)
+        tuple(apart(f"permuted digits, SupSup − {m}", "lesson_10", "ACC, SupSup", f"ACC, {m}", low=-0.05)
             for m in ("PackNet", "Progressive"))),
     Claim("retention", 11, "Class-IL", "Even with perfect retention on each task, Class-IL fails", (
-        Place("split digits, told the pair − not told", "claims/lesson_11", lambda runs: np.subtract(*(
-            runs["claims"]["results"]["lesson_11"][k] for k in ("told", "not told"))), low=0.5),)),
+        apart("split digits, told the pair − not told", "lesson_11", "told", "not told", low=0.5),)),
     Claim("ewc-zero", 11, "Class-IL", "EWC gives 0 % on the old tasks of Class-IL", (
         score("Split MNIST, tasks 1 to 4 at the end", "split_mnist", lambda r: r.R[-1, :-1].mean(),
             GRID | {"method": "ewc"}, low=-0.01, high=0.01),
