@@ -461,10 +461,11 @@ def relief(
     xs: np.ndarray, ys: np.ndarray, Z: Surfaces, *, title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂",
     top: float | None = None,
 ) -> Picture:  # fmt: skip
-    """The surfaces as a landscape to turn and to zoom, in plotly; heights over `top` are cut off. The still is a map."""
+    """The surfaces as a landscape to turn and to zoom, in plotly, cut off at the height `top`; the still is a map."""
     from plotly import graph_objects as go
 
-    surfaces, still = _surfaces(xs, ys, Z), surface(xs, ys, Z, title=title, xlabel=xlabel, ylabel=ylabel)
+    surfaces = _surfaces(xs, ys, Z)
+    still = surface(xs, ys, Z, title=title, xlabel=xlabel, ylabel=ylabel)
     cap = max(z.max() for z in surfaces.values()) if top is None else top
     figure = go.Figure()
     for (name, z), (colour, _, _) in zip(surfaces.items(), CONTOURS):
@@ -479,7 +480,8 @@ def relief(
     _frame(figure, f"{title} (height: the loss)", xlabel, ylabel, height=560)
     heights = {"title": {"text": ""}, "range": [min(z.min() for z in surfaces.values()), cap]}
     axes = {"xaxis": {"title": {"text": xlabel}}, "yaxis": {"title": {"text": ylabel}}, "zaxis": heights}
-    figure.update_layout(scene=axes | {"aspectratio": {"x": 1, "y": 1, "z": 0.6}, "camera": {"eye": VIEW}})
+    view = {"aspectratio": {"x": 1, "y": 1, "z": 0.6}, "camera": {"eye": VIEW}}
+    figure.update_layout(scene=axes | view)
     return Picture(figure, f"{still.alt} In JupyterLab it is a landscape that can be turned.", still.figure)
 
 
