@@ -421,19 +421,15 @@ derivation = (
 )
 
 notes = """
-Sixty minutes in class; Run All takes under a minute. Let everybody write down a best λ before the sweep of section
-5: most
-say 1, because section 1 has just told them so, and the discussion why the best is a hundred times that is the heart
-of the
+Sixty minutes in class; Run All takes about a minute. Let everybody write down a best λ before the sweep of section 5: most
+say 1, because section 1 has just told them so, and the discussion why the best is thirty times that is the heart of the
 hour (the diagonal prices a movement at a fiftieth of its true cost, lesson 12; and SGD's way is not a random one).
 
-Misconceptions to listen for: that a large λ only makes the network rigid (with the explicit step it blows up long
-before);
-that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two implementations that
-differ
+Misconceptions to listen for: that a large λ only makes the network rigid (with the explicit step it blows up long before);
+that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two implementations that differ
 by the missing ½ and let the class find the experiment that tells them apart: there is none with tuned λ.
 
-The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would have
-caught
-it: the penalty is above zero after one step of the second task.
+The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would have caught
+it: the penalty is above zero after one step of the second task. With MNIST on the machines, section 8 runs the class's own
+code on the stream of the original paper; without it, the stored numbers stand beside the same question.
 """

@@ -32,7 +32,7 @@ def gradients():
     """Pairs of gradients of two layers, of which one has far more weights and the other the larger bias."""
     rng = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
-    by_hand = [[[1.0, 2.0]], [2.0], [[0.5]], [1.0]], [[[2.0, -3.0]], [-1.0], [[4.0]], [3.0]]
+    by_hand = [[[1.0, 2.0]], [2.0], [[0.5]], [1.0]], [[[2.0, -4.0]], [-1.0], [[4.0]], [3.0]]
     names = ("body.0.weight", "body.0.bias", "head.weight", "head.bias")
     a, b = ({n: torch.tensor(v, dtype=torch.float64) for n, v in zip(names, side)} for side in by_hand)
     yield "two layers, by hand", a, b
