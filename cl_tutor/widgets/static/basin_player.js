@@ -94,10 +94,11 @@ function render({ model, el }) {
   const head = ["", ...Object.keys(curves)].map((w) => make("th", { scope: "col" }, w)), body = make("tbody");
   const table = make("table", { class: "clt-numbers" }, make("caption", { class: "clt-hidden" }, "Values at this step"),
     make("thead", {}, make("tr", {}, ...head)), body);
+  const numbers = scroller("Values at this step", table);
   const { say } = frame(el, "Basin player", key, make("div", { class: "clt-panes clt-two" },
     make("div", {}, land.node, make("div", { class: "clt-sliders" }, scrub.node),
       make("div", { class: "clt-bar" }, play, speed.node)),
-    make("div", {}, ...panes.map(({ p }) => p.node), make("div", { class: "clt-scroll" }, table))));
+    make("div", {}, ...panes.map(({ p }) => p.node), numbers)));
 
   let size = ""; // for which all that does not move has been drawn
   function still() {
@@ -139,7 +140,7 @@ function render({ model, el }) {
       say(`Step ${steps[k]}. ${names.map((name) => [at(name), ...value(name)].join(", ")).join("; ")}.`);
     }
   }
-  table.style.display = panes.length ? "" : "none";
+  numbers.hidden = !panes.length;
   label();
   const free = bind(model, ["frame", "speed"], draw, [land, ...panes.map(({ p }) => p)]);
   return () => { cancelAnimationFrame(raf); free(); };

@@ -110,6 +110,10 @@ function frame(el, name, ...children) {
   return { root, say(text) { clearTimeout(timer); timer = setTimeout(() => { status.textContent = text; }, 500); } };
 }
 
+// A table that may be wider than its place: the keyboard can reach it and scroll it.
+const scroller = (name, table) =>
+  make("div", { class: "clt-scroll", tabindex: 0, role: "group", "aria-label": name }, table);
+
 // JupyterLab must not read an arrow or a letter typed here as one of its commands.
 function keepKeys(root) {
   const forLab = (e) => e.key === "Escape" || (e.key === "Enter" && (e.shiftKey || e.ctrlKey));

@@ -84,14 +84,14 @@ function render({ model, el }) {
   const own = [ACC, FALL].map((look) => along.add("path", stroke({ ...look, dash: "" }, 2.5)));
   const gone = along.word("seeds diverge", { "text-anchor": "end" });
   const keys = make("div"), tells = make("p", { class: "clt-note" });
-  const table = make("table", { class: "clt-numbers clt-heat" });
+  const table = make("table", { class: "clt-numbers clt-heat" }), numbers = scroller("Accuracy matrix R", table);
   const typed = field("value", { act: (x) => { value = x; draw(); } });
   const train = button("", ask), status = make("p", { class: "clt-note" }), list = make("ul", { class: "clt-note" });
   const { say } = frame(el, "Strength and memory explorer",
     ...(grid.length > 1 ? [make("div", { class: "clt-bar" }, protocols.node)] : []), methods, knob.node, stops,
     make("div", { class: "clt-panes clt-two" }, make("div", {}, cloud.node, keys),
       make("div", {}, along.node, legend({ ACC, forgetting: FALL }))),
-    tells, make("div", { class: "clt-note" }, make("div", { class: "clt-scroll" }, table)),
+    tells, make("div", { class: "clt-note" }, numbers),
     make("div", { class: "clt-bar" }, typed.node, train), status, list);
 
   function enter(name) {
@@ -175,7 +175,7 @@ function render({ model, el }) {
     const R = method.points[k].R, head = R.map((_, j) => make("th", { scope: "col" }, `task ${j + 1}`));
     const cell = (x) => make("td", { style: `--share: ${Math.round(100 * x)}%` }, num(x, 2));
     const row = (r, i) => make("tr", {}, make("th", { scope: "row" }, `task ${i + 1}`), ...r.map(cell));
-    table.hidden = !R.length;
+    numbers.hidden = !R.length;
     table.replaceChildren(make("caption", {}, "R, mean over seeds: rows after, columns on"),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "R"), ...head)), make("tbody", {}, ...R.map(row)));
   }

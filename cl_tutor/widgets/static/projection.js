@@ -108,7 +108,7 @@ function render({ model, el }) {
     make("thead", {}, head("change of loss", "step −g", "step −g̃")), body);
   const { say } = frame(el, "Gradient projection", make("div", { class: "clt-bar" }, method.node, count.node),
     make("div", { class: "clt-panes clt-two" }, plane.node,
-      make("div", {}, bars.node, make("div", { class: "clt-scroll" }, table))), note);
+      make("div", {}, bars.node, scroller("First-order change of each loss, in numbers", table))), note);
 
   function draw() {
     const g = model.get("g_new"), refs = model.get("g_refs"), how = model.get("method");

@@ -162,7 +162,7 @@ function render({ model, el }) {
       make("div", {}, plane.node, make("div", { class: "clt-sliders" }, ...Object.values(sliders).map((s) => s.node)),
         make("div", { class: "clt-bar" }, reset)),
       make("div", {}, dots.node, forgets.node)),
-    make("div", { class: "clt-panes clt-two" }, make("div", { class: "clt-scroll" }, table), note));
+    make("div", { class: "clt-panes clt-two" }, scroller("Losses, in numbers", table), note));
 
   function rescale(p, lo, hi) { // to round numbers that hold everything of task 2
     const marks = ticks(lo, hi, 4), apart = marks[1] - marks[0];
