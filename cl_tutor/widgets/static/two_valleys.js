@@ -112,7 +112,7 @@ function render({ model, el }) {
   // the plane
   const plane = plot("The two weights", { x: { range: [-3, 3], label: "θ₁" }, y: { range: [-2.2, 2.2], label: "θ₂" },
     equal: true });
-  const rings = TASKS.map((look) => LEVELS.map(() => plane.add("ellipse", { ...stroke(look, 1.2), opacity: 0.7 })));
+  const rings = TASKS.map((look) => LEVELS.map(() => plane.lay("ellipse", { ...stroke(look, 1.2), opacity: 0.7 })));
   const first = plane.add("path", stroke(looks.joint, 2));
   const star = plane.add("path", { fill: looks.joint.color, class: "clt-mark" });
   const arrows = TASKS.map((look) => plane.add("path", { ...stroke({ color: look.color, dash: "" }, 3) }));
