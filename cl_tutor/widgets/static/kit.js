@@ -213,11 +213,11 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
       set(inside, { x: left, y: top, width: w, height: h });
       set(over, { transform: `translate(${left} ${top})` });
       axes.replaceChildren(svg("rect", { x: left, y: top, width: w, height: h, class: "clt-ground" }));
-      if (x.ticks !== false) for (const [v, words] of values(x, w / 70)) {
+      if (x.ticks !== false) for (const [v, words] of values(x, w / 55)) {
         const at = left + self.X(v);
         axes.append(svg("path", { d: `M${at} ${top}v${h}` }), text(words, at, top + h + 18, "middle"));
       }
-      if (y.ticks !== false) for (const [v, words] of values(y, h / 45)) {
+      if (y.ticks !== false) for (const [v, words] of values(y, h / 36)) {
         const at = top + self.Y(v);
         axes.append(svg("path", { d: `M${left} ${at}h${w}` }), text(words, left - 6, at + 4, "end"));
       }
