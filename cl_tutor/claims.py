@@ -112,7 +112,7 @@ class Runs:
             said = found.items()
         else:
             said = [("about", self[file]["about"]), ("command", f"`{found['command']}`")]
-        return " ".join(f"{text.rstrip('.')}." for _, text in said if isinstance(text, str))
+        return "; ".join(text.rstrip(".") for _, text in said if isinstance(text, str)) + "."
 
 
 def minus(a: Seeds, b: Seeds) -> list[float]:
@@ -161,6 +161,7 @@ class Reading:
         sd = float(np.std(self.values, ddof=1)) if n > 1 else 0.0
         spread = f" ± {_number(sd if sd > 1e-9 * abs(mean) else 0.0)}" if n > 1 else ""
         claimed = f"> {low:g}" if high == INF else f"< {high:g}" if low == -INF else f"{low:g} to {high:g}"
+        claimed = claimed.replace("-", "−")
         return f"{_number(mean)}{spread} ({n} seed{'s' * (n > 1)}; claimed {claimed})"
 
 
@@ -225,29 +226,37 @@ def forest(rows: Sequence[Row], title: str = "Every claim against its interval")
     """One mark a measurement: how far the mean lies inside its claim's interval, in half-widths t·s/√n of its own.
 
     Right of 1 it holds, left of −1 it does not, between them nobody knows; measurements with fewer than three seeds are
-    hollow. The axis bends beyond ±1, and ends at ±30.
+    hollow. The axis bends beyond ±1, and ends at ±30. A group for each topic.
     """
     looks = dict(zip((HOLDS, FAILS, OPEN), [("#009E73", "o"), ("#D55E00", "X"), ("#0072B2", "D")]))
+    topics = list(dict.fromkeys(row.claim.topic for row in rows))
+    rows = sorted(rows, key=lambda row: topics.index(row.claim.topic))
     with mpl.rc_context(plots.STYLE):
-        figure = Figure(figsize=(8.6, 1.2 + 0.24 * len(rows)))
-        ax = figure.add_subplot(xlabel="margin / half-width")
+        figure = Figure(figsize=(8.8, 1.6 + 0.24 * len(rows)))
+        ax = figure.add_subplot(xlabel="← does not hold     margin in half-widths     holds →")
         ax.axvspan(-1, 1, color="#e8e8e8", zorder=0)
         for y, row in enumerate(rows):
             for r in row.readings:
                 (colour, marker), few = looks[r.verdict], len(r.values) < 3
                 ax.plot(_strength(r), y, marker, color=colour, mfc="none" if few else colour, ms=8, ls="none")
+            if y == 0 or row.claim.topic != rows[y - 1].claim.topic:
+                ax.axhline(y - 0.5, color="#767676", linewidth=0.8)
+                ax.annotate(row.claim.topic, (1.01, y), xycoords=("axes fraction", "data"), va="center", size=10)
         for name, (colour, marker) in looks.items():
             ax.plot([], [], marker, color=colour, ms=8, label=name)
+        ax.plot([], [], "D", color=looks[OPEN][0], mfc="none", ms=8, label="fewer than three seeds")
         ax.set_xscale("symlog", linthresh=1)
-        ax.set(xlim=(-40, 40), xticks=[-30, -10, -3, -1, 0, 1, 3, 10, 30], ylim=(len(rows) - 0.4, -0.6))
-        ax.set(xticklabels=["−30", "−10", "−3", "−1", "0", "1", "3", "10", "30"])
+        ax.set(xlim=(-40, 40), xticks=(ticks := [-30, -10, -3, -1, 0, 1, 3, 10, 30]), ylim=(len(rows) - 0.4, -0.6))
+        ax.set(xticklabels=[str(x).replace("-", "−") for x in ticks])
         ax.set(yticks=range(len(rows)), yticklabels=[row.claim.id for row in rows])
         ax.tick_params(axis="y", labelsize=9, length=0)
         ax.set_title(title)
-        figure.legend(loc="outside lower center", ncols=3)
+        figure.legend(loc="outside lower center", ncols=4)
     count = {v: [r.verdict for row in rows for r in row.readings].count(v) for v in looks}
     alt = f"{title}: {sum(count.values())} measurements for {len(rows)} claims; "
-    return plots.Picture(figure, alt + ", ".join(f"{n} {v}" for v, n in count.items()) + ".")
+    by = [[row.verdict for row in rows if row.claim.topic == topic] for topic in topics]
+    told = [f"{topic}: {found.count(HOLDS)} of {len(found)} claims hold" for topic, found in zip(topics, by)]
+    return plots.Picture(figure, alt + ", ".join(f"{n} {v}" for v, n in count.items()) + f". {'; '.join(told)}.")
 
 
 def _strength(reading: Reading) -> float:
@@ -257,6 +266,5 @@ def _strength(reading: Reading) -> float:
 
 def _number(value: float) -> str:
     """About three digits that can be read."""
-    if 0 < abs(value) < 0.01:
-        return f"{value:.2g}"
-    return f"{value:.0f}" if value == 0 or abs(value) >= 100 else f"{value:.2f}"
+    small, large = 0 < abs(value) < 0.01, value == 0 or abs(value) >= 100
+    return f"{value:.{'2g' if small else '0f' if large else '2f'}}".replace("-", "−")

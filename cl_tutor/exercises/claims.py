@@ -119,7 +119,7 @@ BUGS = {"1": "squared batch mean", "2": "anchor is a view", "3": "T² missing", 
         "6": "reservoir off by one", "7": "projection turned", "9": "frozen by gradient"}  # fmt: skip
 
 CLAIMS = (
-    Claim("capacity", 0, "forgetting", "Order, not capacity, is the problem: trained jointly, the same network holds "
+    Claim("capacity", 0, "metrics", "Order, not capacity, is the problem: trained jointly, the same network holds "
         "all tasks", (
         gain("permuted digits, joint − naive", "lambda_grid", {"stream": "permuted", "method": "joint"},
             {"stream": "permuted", "method": "naive"}, low=0.1),
@@ -134,10 +134,10 @@ CLAIMS = (
     Claim("conflicts-ruin", 1, "gradients", "... and these conflicts add up to the loss of the old task",
         tuple(live(f"first-order change of the old loss, {s} steps", "lesson_01",
             f"first-order change of the old loss, {s}", **POSITIVE) for s in ("small", "usual"))),
-    Claim("basins", 2, "gradients", "The old and the new solution lie in different basins, with a ridge between",
+    Claim("basins", 2, "basins", "The old and the new solution lie in different basins, with a ridge between",
         tuple(live(f"height of the ridge to {end}", "lesson_02", f"barrier to {end}", low=0.1)
             for end in ("naive", "joint", "another start"))),
-    Claim("flat", 2, "gradients", "Flat minima forget less", (
+    Claim("flat", 2, "basins", "Flat minima forget less", (
         Place("rise from the sharper − the flatter, two learning rates", "flat_minima",
             partial(sharpness, "rates", "0.4", "0.05"), **POSITIVE),
         Place("the same, two copies of one function", "flat_minima",
@@ -151,7 +151,7 @@ CLAIMS = (
         score("Permuted MNIST", "permuted_mnist", bwt, {"method": "naive"}, high=0.0),
         live("digits turned by 20°, ten epochs", "lesson_03", "BWT, turned, 10 epochs", high=0.0),
         live("digits turned by 20°, one epoch", "lesson_03", "BWT, turned, 1 epochs", high=0.0))),
-    Claim("class-hardest", 3, "metrics", "Class-IL is the hardest setting", (
+    Claim("class-hardest", 3, "Class-IL", "Class-IL is the hardest setting", (
         gain("Split MNIST, ER, Class-IL − Domain-IL", "split_mnist", {"scenario": "class", "method": "er"},
             {"scenario": "domain", "method": "er"}, high=0.0),
         gain("split digits, ER of 200, Class-IL − Domain-IL", "lambda_grid", GRID | {"method": "er", "slots": 200},
@@ -162,20 +162,20 @@ CLAIMS = (
         live("linear softmax", "lesson_04", "gap, linear", high=0.05),
         live("172 weights, close fit", "lesson_04", "gap, decay 0.001", high=0.05),
         live("172 weights, loose fit", "lesson_04", "gap, decay 0.01", high=0.05))),
-    Claim("bayes-lambda", 5, "Fisher", "For tasks of equal size λ = 1 is best, as Bayes says", (
+    Claim("bayes-lambda", 5, "penalties", "For tasks of equal size λ = 1 is best, as Bayes says", (
         Place("ACC of the best λ − that of λ = 1", "ewc_lambda",
             lambda runs: np.nanmax(lambdas(runs), 0) - lambdas(runs)[1], high=0.02),)),
-    Claim("lambda-range", 5, "Fisher", "The best λ lies between 10² and 10⁴ (as log₁₀)", (
+    Claim("lambda-range", 5, "penalties", "The best λ lies between 10² and 10⁴ (as log₁₀)", (
         Place("permuted digits", "ewc_lambda", best_lambda, low=2, high=4),
         *(Place(f"Split MNIST, {SCENARIOS[s]}", "ewc_lambda_mnist", partial(best_lambda_mnist, s), low=2, high=4)
             for s in ("task", "domain")))),
-    Claim("empirical", 5, "Fisher", "The empirical Fisher is slightly stronger than the exact one", (
+    Claim("empirical", 5, "penalties", "The empirical Fisher is slightly stronger than the exact one", (
         Place("permuted digits, each seed at its best λ", "ewc_lambda",
             lambda runs: np.nanmax(lambdas(runs, "empirical"), 0) - np.nanmax(lambdas(runs), 0), **POSITIVE),)),
-    Claim("freeze", 6, "Fisher", "After many tasks EWC freezes the network", (
+    Claim("freeze", 6, "penalties", "After many tasks EWC freezes the network", (
         Place("tasks 8 to 10 when new, naive − EWC", "ewc_freeze", lambda runs: newest(
             runs["ewc_freeze"]["results"]["naive"]) - newest(runs["ewc_freeze"]["results"]["separate"]), low=0.2),)),
-    Claim("gamma", 6, "Fisher", "γ ≈ 0.95 cures the freeze", (
+    Claim("gamma", 6, "penalties", "γ ≈ 0.95 cures the freeze", (
         Place("share of what was lost that is regained", "ewc_freeze", regained, low=0.5),
         gain("Permuted MNIST, 20 tasks, γ = 0.95 − γ = 1", "gamma", {"decay": 0.95, "lam": 3.0},
             {"decay": 1.0, "lam": 3.0}, **POSITIVE))),
@@ -200,10 +200,10 @@ CLAIMS = (
     Claim("dreams", 8, "replay", "Dreamt images are worth more than any anchor of the weights", (
         gain("Split MNIST, Class-IL, generative − the best anchor", "split_mnist", GRID | {"method": "generative"},
             GRID | {"method": NO_IMAGES}, **POSITIVE),)),
-    Claim("agem-cost", 9, "replay", "A-GEM is a thousand times cheaper than GEM", (
+    Claim("agem-cost", 9, "projection", "A-GEM is a thousand times cheaper than GEM", (
         live("gradients of GEM for one of A-GEM, five tasks", "lesson_09", "gradients of GEM for one of A-GEM",
             low=500),)),
-    Claim("agem-accuracy", 9, "replay", "... and almost as accurate", (
+    Claim("agem-accuracy", 9, "projection", "... and almost as accurate", (
         apart("permuted digits, A-GEM − GEM", "lesson_09", "ACC, A-GEM", "ACC, GEM", low=-0.02),
         *(gain(f"Split MNIST, {words}, A-GEM − GEM", "ledger", where | {"method": "a-gem"}, where | {"method": "gem"},
             low=-0.02) for words, where in (("Task-IL", {"stream": "split", "scenario": "task"}),
@@ -245,9 +245,9 @@ CLAIMS = (
     Claim("diagonal", 12, "Fisher", "The diagonal keeps roughly the right mass", (
         live("price of SGD's way, over the diagonal's", "lesson_12", "price of the walk over the diagonal's", low=0.5,
             high=2),)),
-    Claim("top-k", 12, "Fisher", "A penalty on the top k directions is sharper than EWC", (
+    Claim("top-k", 12, "penalties", "A penalty on the top k directions is sharper than EWC", (
         Place("permuted digits, top 20 − EWC", "digits_penalties", partial(penalties, "top 20"), **POSITIVE),)),
-    Claim("kfac", 12, "Fisher", "So is K-FAC's", (
+    Claim("kfac", 12, "penalties", "So is K-FAC's", (
         Place("permuted digits, K-FAC − EWC", "digits_penalties", partial(penalties, "K-FAC"), **POSITIVE),)),
     Claim("mer-aligns", 13, "meta-learning", "Reptile over replay aligns the gradients of tasks", (
         live("cosine, MER − ER", "lesson_13_mer", "cosine of the tasks' gradients, MER minus ER", **POSITIVE),)),
