@@ -37,11 +37,11 @@ function render({ model, el }) {
   const land = plot(title, { equal: true, x: { range: x.slice(0, 2), label: x[2] },
     y: { range: y.slice(0, 2), label: y[2] } });
   const rings = Object.values(surfaces).map((xy, k) =>
-    [land.add("path", { ...stroke(RINGS[k], 1.1), opacity: 0.7 }), points(xy)]);
+    [land.lay("path", { ...stroke(RINGS[k], 1.1), opacity: 0.7 }), points(xy)]);
   const crosses = Object.entries(marks).map(([name, p]) =>
     [land.add("path", { stroke: "var(--fg)", "stroke-width": 2.5 }), land.word(name), p]);
   const layers = (p, r) => names.map((name) => ({ name, r,
-    ghost: p.add("path", { ...stroke(looks[name], 1.5), opacity: 0.35 }), trail: p.add("path", stroke(looks[name], 3)),
+    ghost: p.lay("path", { ...stroke(looks[name], 1.5), opacity: 0.35 }), trail: p.add("path", stroke(looks[name], 3)),
     head: p.add("path", { fill: looks[name].color, class: "clt-mark", "data-head": name }) }));
   const walks = layers(land, 8);
   const panes = Object.entries(curves).map(([what, of]) => {
