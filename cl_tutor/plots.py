@@ -53,6 +53,7 @@ METHODS = {
     "a-gem": 4, "gem": 6, "packnet": 5, "progressive": 6, "supsup": 7,
 }
 CONTOURS = [("#0072B2", "-", "solid"), ("#D55E00", (0, (4, 2)), "dash")]  # the first surface and the second
+VIEW = {"x": -1.1, "y": -1.4, "z": 0.9}  # from the front left, from above: θ₁ runs to the right
 # fmt: on
 
 Runs = Mapping[str, Results | Sequence[Results]]
@@ -444,17 +445,79 @@ def animate(
     figure = go.Figure([*traces, *(trail(w, 1) for w in walks)], frames=movie)
     buttons = [{"label": "▶ play"} | go_to(None, 50), {"label": "❚❚ pause"} | go_to([None], 0)]
     scrub = [{"label": str(k)} | go_to([str(k)], 0) for k in steps]
+    _frame(figure, title, xlabel, ylabel, height=600)
     figure.update_layout(
-        template="simple_white", width=720, height=600, title={"text": title, "x": 0.01}, font={"size": 14},
-        margin={"l": 60, "r": 20, "t": 50, "b": 20},
-        xaxis={"title": {"text": xlabel}, "range": [xs[0], xs[-1]], "constrain": "domain"},
-        yaxis={"title": {"text": ylabel}, "range": [ys[0], ys[-1]], "scaleanchor": "x", "constrain": "domain"},
+        xaxis={"range": [xs[0], xs[-1]], "constrain": "domain"},
+        yaxis={"range": [ys[0], ys[-1]], "scaleanchor": "x", "constrain": "domain"},
         updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.16, "xanchor": "left", "yanchor": "top",
                       "buttons": buttons, "showactive": False}],
         sliders=[{"x": 0.34, "len": 0.66, "y": -0.1, "steps": scrub, "ticklen": 0, "minorticklen": 0,
                   "font": {"color": "#ffffff00"}, "currentvalue": {"prefix": "step ", "font": {"color": "black"}}}],
     )  # fmt: skip
     return Picture(figure, f"{still.alt} In JupyterLab it plays in {len(steps)} frames.", still.figure)
+
+
+def relief(
+    xs: np.ndarray, ys: np.ndarray, Z: Surfaces, *, title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂",
+    top: float | None = None,
+) -> Picture:  # fmt: skip
+    """The surfaces as a landscape to turn and to zoom, in plotly, cut off at the height `top`; the still is a map."""
+    from plotly import graph_objects as go
+
+    surfaces = _surfaces(xs, ys, Z)
+    still = surface(xs, ys, Z, title=title, xlabel=xlabel, ylabel=ylabel)
+    cap = max(z.max() for z in surfaces.values()) if top is None else top
+    figure = go.Figure()
+    for (name, z), (colour, _, _) in zip(surfaces.items(), CONTOURS):
+        rings = {"z": {"show": True, "start": float(z.min()), "end": cap, "size": (cap - float(z.min())) / 12,
+                       "color": "white"}}  # fmt: skip
+        figure.add_surface(
+            x=xs.round(4).tolist(), y=ys.round(4).tolist(), z=z.round(4).tolist(),
+            name=name, showlegend=True, showscale=False, opacity=0.85, contours=rings,
+            colorscale=[[0, colour], [1, "#f4f4f4"]], cmin=float(z.min()), cmax=cap,
+            hovertemplate=f"{name}: %{{z:.3f}}<br>at (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
+        )  # fmt: skip
+    _frame(figure, f"{title} (height: the loss)", xlabel, ylabel, height=560)
+    heights = {"title": {"text": ""}, "range": [min(z.min() for z in surfaces.values()), cap]}
+    axes = {"xaxis": {"title": {"text": xlabel}}, "yaxis": {"title": {"text": ylabel}}, "zaxis": heights}
+    view = {"aspectratio": {"x": 1, "y": 1, "z": 0.6}, "camera": {"eye": VIEW}}
+    figure.update_layout(scene=axes | view)
+    return Picture(figure, f"{still.alt} In JupyterLab it is a landscape that can be turned.", still.figure)
+
+
+def hover(
+    series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, title: str = "", *,
+    logx: bool = False, logy: bool = False, notes: Mapping[str, Sequence[str]] | None = None,
+) -> Picture:  # fmt: skip
+    """`lines` in plotly: each mark says its numbers, and its `notes` {name: a word a mark}; drag to zoom, click a name
+    to hide its line."""
+    from plotly import graph_objects as go
+
+    still = lines(series, xlabel, ylabel, title, logx=logx, logy=logy)
+    symbols, figure = {look[0]: look[3:] for look in LOOKS}, go.Figure()
+    for name, look in styles(series).items():
+        dash, symbol = symbols[look["color"]]
+        x, y = (np.asarray(v, float).tolist() for v in series[name])
+        words = list((notes or {}).get(name, [""] * len(x)))
+        if len(words) != len(x):
+            raise ValueError(f"{name!r} has {len(x)} marks and {len(words)} notes: give one for each.")
+        figure.add_scatter(
+            x=x, y=y, name=name, mode="lines+markers", line={"color": look["color"], "dash": dash, "width": 2.5},
+            marker={"symbol": symbol, "size": 9}, customdata=words,
+            hovertemplate=f"{xlabel} %{{x:.4g}}<br>{ylabel} %{{y:.4g}}<br>%{{customdata}}<extra>{name}</extra>",
+        )  # fmt: skip
+    _frame(figure, title, xlabel, ylabel, height=440)
+    figure.update_layout(xaxis={"type": "log" if logx else "linear"}, yaxis={"type": "log" if logy else "linear"})
+    return Picture(figure, f"{still.alt} In JupyterLab each mark says its numbers.", still.figure)
+
+
+def _frame(figure: Any, title: str, xlabel: str, ylabel: str, height: int) -> None:
+    """What all plotly figures share: the size, and the words at their edges."""
+    figure.update_layout(
+        template="simple_white", width=720, height=height, title={"text": title, "x": 0.01}, font={"size": 14},
+        margin={"l": 60, "r": 20, "t": 50, "b": 20}, xaxis={"title": {"text": xlabel}},
+        yaxis={"title": {"text": ylabel}},
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -238,6 +238,8 @@ def _seconds(experiment: Experiment, batches: int) -> float:
     n, tasks = batches * learner.batch_size, learner.stream.tasks[: len(SHORT)]
     cut = [replace(t, train=some(t.train, n), test=some(t.test, 500)) for t in tasks]
     learner.stream, learner.epochs = replace(learner.stream, tasks=cut, units=learner.stream.units[: len(SHORT)]), 1
+    for method in learner.methods:
+        method.check(learner)  # what a method makes for each task, it makes for these two
     start = time.process_time()
     with warnings.catch_warnings(action="ignore"), suppress(Diverged):
         spec.execute("naive" if experiment.method in ("joint", "experts") else experiment.method, learner)

@@ -1,6 +1,7 @@
-"""Each lesson in a real JupyterLab: all cells run, and every control of every explorable moves its picture.
+"""Each lesson in a real JupyterLab: all cells run, every check says correct, every control moves its picture.
 
-One server for all lessons, on a copy of the notebooks; Chromium reaches nothing but this machine. It costs what the
+It opens the lecturer's copies, whose solutions are filled in: nbval runs the readers' copies, and to run each a third
+time would prove nothing more. One server for all lessons; Chromium reaches nothing but this machine. It costs what the
 lessons themselves cost, and waits for what it sees, never for a time: a slow machine takes longer and passes.
 """
 
@@ -22,6 +23,8 @@ import nbformat
 import pytest
 import refresh
 from browser import CHROMIUM, CONTROLS
+
+from cl_tutor.exercises import teacher
 
 LESSONS = sorted(refresh.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 TOKEN = secrets.token_hex()  # without one the server refuses to stop a kernel
@@ -72,11 +75,8 @@ def lab(tmp_path_factory):
     pytest.importorskip("playwright.sync_api")
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(refresh.NOTEBOOKS, home / "notebooks")
-    for path in LESSONS:  # as a reader finds it who has run nothing: an old output proves nothing
-        nb = refresh.read(path)
-        for cell in refresh.code_cells(nb):
-            cell.update(outputs=[], execution_count=None)
-        nbformat.write(nb, home / "notebooks" / path.name)
+    for path in LESSONS:
+        nbformat.write(lecturers(path), home / "notebooks" / path.name)
     quiet = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
     (home / "config" / "labconfig").mkdir(parents=True)
     (home / "config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(quiet))
@@ -107,6 +107,11 @@ def lab(tmp_path_factory):
                 server.wait(60)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+def lecturers(path):
+    """The lesson with its solutions, and without outputs: an old one proves nothing."""
+    return nbformat.from_dict(teacher.lecturers_copy(refresh.read(path), int(path.stem[:2])))
 
 
 def wait_for_server(address, server, log, seconds=180):
@@ -227,11 +232,21 @@ def assert_sound(page):
     assert not (lost := re.search(r"Error (displaying|creating) widget.*|[Mm]odel not found.*", text)), lost[0]
 
 
+def assert_solved(page, path):
+    """Every exercise has been handed in, and found correct."""
+    cells = refresh.code_cells(lecturers(path))
+    shown = page.locator(".jp-Notebook .jp-CodeCell .jp-Cell-outputWrapper").all_text_contents()
+    said = {name for cell, text in zip(cells, shown, strict=True) for name, _ in refresh.checks(cell.source)
+            if text.count("✓ Correct") == len(refresh.checks(cell.source))}  # fmt: skip
+    assert said == {name for cell in cells for name, _ in refresh.checks(cell.source)} != set()
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_runs_and_its_explorables_move(lesson, path):
     page = lesson(path)
     run_all(page, len(refresh.code_cells(refresh.read(path))))
     assert_sound(page)
+    assert_solved(page, path)
     roots = page.locator(".jp-OutputArea-output .clt")
     wanted = explorables(path)
     if wanted:  # the views of a lesson may still be loading their modules

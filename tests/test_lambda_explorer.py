@@ -195,7 +195,7 @@ class Live:
 
 def test_with_a_kernel_a_run_is_asked_for_awaited_and_drawn(open_island, explorer):
     page = open_island(Live(explorer))
-    page.get_by_role("spinbutton", name="value").fill("3")
+    page.get_by_role("spinbutton", name="value to train").fill("3")
     button = page.get_by_role("button", name="train EWC with λ = 3 now")
     button.press("Enter")
     asked = page.evaluate("window.asked")

@@ -43,6 +43,8 @@ FIGURES = {
     "lines": lambda s: plots.lines({"error": ([1, 10, 100], [1 + s, 0.1, 0.01])}, "η", "error", logx=True, logy=True),
     "hist": lambda s: plots.hist({"cosine": np.random.default_rng(s).normal(size=99)}, "cosine"),
     "surface": lambda s: plots.surface(XS, YS, TWO, {"SGD": [[0, 0], [s + 0.5, 1]]}, {"θ₁*": (0, 0)}),
+    "relief": lambda s: plots.relief(XS, YS, {"task 1": BOWL(s, 0), "task 2": BOWL(1.5, 1)}),
+    "hover": lambda s: plots.hover({"EWC": ([1, 10], [0.5, 0.25 + s / 8])}, "λ", "ACC", logx=True),
     "animate": lambda s: plots.animate(XS, YS, TWO, {"SGD": [[0, 0], [s + 0.5, 1]]}, {"θ₁*": (0, 0)}),
 }
 
@@ -178,6 +180,29 @@ def test_the_animation_has_frames_buttons_and_a_slider_and_no_contour_trace():
     assert "application/vnd.plotly.v1+json" in picture._repr_mimebundle_()[0] and len(figure.to_json()) < 200_000
 
 
+def test_the_landscape_has_the_heights_of_the_map_and_is_cut_off_at_its_top():
+    figure = plots.relief(XS, YS, TWO, top=5.0).figure
+    for trace, z in zip(figure.data, TWO.values(), strict=True):
+        assert np.allclose(np.array(trace.z), z, atol=1e-4) and trace.cmax == 5.0
+    assert figure.layout.scene.zaxis.range[1] == 5.0
+    assert [t.name for t in figure.data] == list(TWO) and len(figure.to_json()) < 60_000
+
+
+def test_what_is_pointed_at_says_its_numbers_and_its_note():
+    series = {"EWC": ([1, 10], [0.5, 0.25]), "naive": ([0], [0.125])}
+    figure = plots.hover(series, "λ", "ACC", "Two methods", logx=True, notes={"EWC": ["seed 0", "seed 1"]}).figure
+    one, other = figure.data
+    assert list(one.x) == [1, 10] and list(one.y) == [0.5, 0.25] and list(one.customdata) == ["seed 0", "seed 1"]
+    assert "%{customdata}" in one.hovertemplate and one.hovertemplate.startswith("λ %{x")
+    assert figure.layout.xaxis.type == "log" and figure.layout.yaxis.type == "linear"
+    assert (one.line.color, one.line.dash, one.marker.symbol) != (
+        other.line.color,
+        other.line.dash,
+        other.marker.symbol,
+    )
+    assert one.line.color == plots.styles(series)["EWC"]["color"]
+
+
 def test_contour_lines_lie_on_their_level():
     x, y = plots._polyline(XS, YS, BOWL(0, 0))
     heights = [a**2 + 3 * b**2 for a, b in zip(x, y) if a is not None]
@@ -197,6 +222,7 @@ def test_contour_lines_lie_on_their_level():
         (lambda: plots.surface(XS, YS, np.ones((41, 31))), r"\(31, 41\)"),
         (lambda: plots.surface(XS, YS, TWO, {"SGD": [1, 2]}), "'SGD'"),
         (lambda: plots.animate(XS, YS, TWO, {}), "at least one path"),
+        (lambda: plots.hover({"a": ([1, 2], [1, 2])}, "x", "y", notes={"a": ["one"]}), "2 marks and 1 notes"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, says):

@@ -166,10 +166,13 @@ def test_fewer_slots_start_the_count_again(open_island):
 
 def test_play_moves_offer_by_offer_or_at_once_where_motion_is_unwelcome(open_island):
     page = open_island(ReservoirStream())
+    page.clock.install()  # time passes when the test says so
     press(page, "play")
-    note(page, "Offer 3 takes slot 3").wait_for()
+    page.clock.run_for(3 * 450)
+    assert note(page, "Offer 3 takes slot 3").is_visible()
     press(page, "pause")
-    assert note(page, "No stream has ended yet").is_visible()
+    page.clock.run_for(60_000)
+    assert note(page, "Offer 3 takes slot 3").is_visible() and note(page, "No stream has ended yet").is_visible()
     calm = open_island(ReservoirStream(), motion="reduce")
     press(calm, "play")
     assert note(calm, "1 stream: ").is_visible()

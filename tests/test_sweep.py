@@ -317,6 +317,11 @@ def test_a_dry_run_counts_and_runs_nothing(call, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_the_cost_of_a_method_that_keeps_something_for_each_task_can_be_told():
+    hours, size = sweep.estimate([Experiment("bias-correction", stream="split", scenario="class")])
+    assert 0 < hours < 1 and 0.4 <= size < 1
+
+
 @pytest.mark.parametrize("args", [[], ["x.toml", "--preset", "split-mnist"], ["--preset", "nothing"], ["absent.toml"]])
 def test_the_command_refuses_what_is_no_plan(call, args):
     done = call(*args)

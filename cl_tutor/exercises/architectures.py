@@ -31,8 +31,9 @@ def drift(velocity, lr, momentum, steps):
 
 def parameters(sizes, tasks):
     """All weights and biases of a Progressive Network with one column a task, laterals included."""
-    column = sum(a * b + b for a, b in pairwise(sizes))
-    lateral = sum(a * b for a, b in pairwise(sizes[1:]))
+    ins, outs = sizes[:-1], sizes[1:]
+    column = sum(a * b + b for a, b in zip(ins, outs))
+    lateral = sum(a * b for a, b in zip(ins[1:], outs[1:]))
     return tasks * column + tasks * (tasks - 1) // 2 * lateral
 
 
@@ -140,7 +141,8 @@ q3 = Exercise(
         r"first layer. There are $T(T-1)/2$ pairs of an older and a newer column.",
         """
         ```python
-        column = sum(a * b + b for a, b in pairwise(sizes))
+        ins, outs = sizes[:-1], sizes[1:]
+        column = sum(a * b + b for a, b in zip(ins, outs))
         lateral = ...                  # the layers after the first, no biases
         return tasks * column + ... * lateral
         ```

@@ -362,20 +362,18 @@ def _proximal():
 derivation = (
     Step(
         "5.1",
-        r"""Samples are independent given $\theta$, so $p(\theta\mid 1, 2) \propto p(\text{task 2}\mid\theta)\,
-        p(\theta\mid 1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of
-        task 2,
-        $-\log p(\theta\mid 1, 2) = N_2 L_2(\theta) - \log p(\theta\mid 1) + c$. Task 1 enters through its posterior and
-        nowhere else. The check compares slopes, for linear regression with a flat prior.""",
+        r"""Samples are independent given $\theta$, so $p(\theta\mid 1, 2) \propto p(\text{task 2}\mid\theta)\, p(\theta\mid
+        1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of task 2,
+        $-\log p(\theta\mid 1, 2) = N_2 L_2(\theta) - \log p(\theta\mid 1) + c$. Task 1 enters through its
+        posterior and nowhere else. The check compares slopes, for linear regression with a flat prior.""",
         _bayes,
         1e-9,
     ),
     Step(
         "5.2",
-        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest
-        point
-        $\theta_1^*$. The slope vanishes there, the curvature is $N_1 H$, and $H \approx F$ by lesson 04:
-        $-\log p(\theta\mid 1) \approx c + \frac{N_1}2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$. For linear
+        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest point
+        $\theta_1^*$. The slope vanishes there, the curvature is $N_1 H$, and $H \approx F$ by lesson 04: $-\log
+        p(\theta\mid 1) \approx c + \frac{N_1}2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$. For linear
         regression with unit noise $F = X^\top X/N_1$, and the parabola is exact, which the check shows at 20
         points.""",
         _laplace,
@@ -384,56 +382,53 @@ derivation = (
     Step(
         "5.3",
         r"""Put (5.2) into (5.1) and divide by $N_2$, so that the new loss is the mean that one's code computes anyway:
-        $L_2(\theta) + \frac\lambda2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$ with $\lambda = N_1/N_2$. EWC
-        then keeps
-        the diagonal of $F$ only. Check, with the whole $F$: the lowest point is that of training on all data at
-        once.""",
+        $L_2(\theta) + \frac\lambda2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$ with $\lambda = N_1/N_2$.
+        EWC then keeps the diagonal of $F$ only. Check, with the whole $F$: the lowest point is that of training
+        on all data at once.""",
         _natural,
         1e-10,
     ),
     Step(
         "5.4",
         r"""Gradient descent on the penalty alone: its slope is $\lambda F_i(\theta_i-\theta_i^*)$, so a step leaves
-        $(1-\eta\lambda F_i)$ of the distance $\theta_i-\theta_i^*$, and $t$ steps its $t$-th power. The check takes ten
-        steps by autograd.""",
+        $(1-\eta\lambda F_i)$ of the distance $\theta_i-\theta_i^*$, and $t$ steps its $t$-th power. The check
+        takes ten steps by autograd.""",
         _contraction,
         1e-10,
     ),
     Step(
         "5.5",
         r"""The distance shrinks when $|1-\eta\lambda F_i| < 1$, that is $0 < \eta\lambda F_i < 2$. The stiffest weight
-        decides: $\lambda < 2/(\eta\max_i F_i)$. The check evaluates the factor at the ceiling, where it is exactly one,
-        and a hundredth to either side.""",
+        decides: $\lambda < 2/(\eta\max_i F_i)$. The check evaluates the factor at the ceiling, where it is
+        exactly one, and a hundredth to either side.""",
         _ceiling,
         1e-12,
     ),
     Step(
         "5.6",
-        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$.
-        Solved,
+        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$. Solved,
         $\theta^+ = (\theta+\eta\lambda F\theta^*)/(1+\eta\lambda F)$. It is the minimum of
-        $\frac1{2\eta}\lVert\theta^+-\theta\rVert^2 + \frac\lambda2\sum_i F_i(\theta_i^+-\theta_i^*)^2$: the check
-        finds its
-        slope zero there. The factor $1/(1+\eta\lambda F)$ lies between 0 and 1 for every $\lambda$.""",
+        $\frac1{2\eta}\lVert\theta^+-\theta\rVert^2 + \frac\lambda2\sum_i F_i(\theta_i^+-\theta_i^*)^2$: the
+        check finds its slope zero there. The factor $1/(1+\eta\lambda F)$ lies between 0 and 1 for every
+        $\lambda$.""",
         _proximal,
         1e-10,
     ),
 )
 
 notes = """
-Sixty minutes in class; Run All takes under a minute. Let everybody write down a best λ before the sweep of section
-5: most
-say 1, because section 1 has just told them so, and the discussion why the best is a hundred times that is the heart
-of the
-hour (the diagonal prices a movement at a fiftieth of its true cost, lesson 12; and SGD's way is not a random one).
+Sixty minutes in class; Run All takes about a minute. Let everybody write down a best λ before the sweep of section
+5: most say 1, because section 1 has just told them so, and the discussion why the best is thirty times that is the
+heart of the hour (the diagonal prices a movement at a fiftieth of its true cost, lesson 12; and SGD's way is not a
+random one).
 
 Misconceptions to listen for: that a large λ only makes the network rigid (with the explicit step it blows up long
-before);
-that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two implementations that
-differ
-by the missing ½ and let the class find the experiment that tells them apart: there is none with tuned λ.
+before); that λ is a property of a data set; that EWC with a tuned λ proves its Fisher right. Ask for two
+implementations that differ by the missing ½ and let the class find the experiment that tells them apart: there is
+none with tuned λ.
 
-The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would have
-caught
-it: the penalty is above zero after one step of the second task.
+The bug of section 7 is worth a live demonstration: change one `.clone()` and nothing crashes. A test that would
+have caught it: the penalty is above zero after one step of the second task. With MNIST on the machines, section 8
+runs the class's own code on the stream of the original paper; without it, the stored numbers stand beside the same
+question.
 """

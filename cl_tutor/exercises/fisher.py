@@ -364,19 +364,19 @@ derivation = (
 
 notes = """
 **Time.** 45 minutes: 10 for the score and the KL, 10 for the Hessian, 15 for the four estimators, 10 for the λ
-experiment.
-Hand out `cl-tutor sheet 4`; step (4.4) is worth a blackboard, because it shows why the *square* of a first derivative
-is a curvature.
+experiment. Hand out `cl-tutor sheet 4`; step (4.4) is worth a blackboard, because it shows why the *square* of a
+first derivative is a curvature.
 
-**In class.** Collect three predictions by a show of hands before the cells run: the gap between F and H, the share of
-the trace that the data set's labels keep, and the accuracy that a wrong Fisher costs. The last one nearly everybody
-gets wrong: it costs nothing. Let that sink in, then ask what in a paper would have told (the trace; the λ).
+**In class.** Collect three predictions by a show of hands before the cells run: the gap between F and H, the share
+of the trace that the data set's labels keep, and the accuracy that a wrong Fisher costs. The last one nearly
+everybody gets wrong: it costs nothing. Let that sink in, then ask what in a paper would have told (the trace; the
+λ).
 
-**Misconceptions.** "The Fisher is the Hessian": it is the Gauss-Newton matrix. "The labels are in the data": they are
-drawn from the model, and section 4 shows what happens otherwise. "The mean of squares and the square of the mean
-differ by noise": they differ by a factor of about the batch size. "A larger F_ii means a larger weight": it means that
-the answers move when the weight does.
+**Misconceptions.** "The Fisher is the Hessian": it is the Gauss-Newton matrix. "The labels are in the data": they
+are drawn from the model, and section 4 shows what happens otherwise. "The mean of squares and the square of the
+mean differ by noise": they differ by a factor of about the batch size. "A larger F_ii means a larger weight": it
+means that the answers move when the weight does.
 
-**If time is short**, skip section 6 and the number of labels; if there is more, let pairs try batch sizes of 8 and 128
-in `BatchMean` and predict the meter first.
+**If time is short**, skip section 6 and the number of labels; if there is more, let pairs try batch sizes of 8 and
+128 in `BatchMean` and predict the meter first.
 """

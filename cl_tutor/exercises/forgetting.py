@@ -246,49 +246,40 @@ def _steps():
 derivation = (
     Step(
         "0.1",
-        r"""
-        A step of gradient descent on the loss of one batch moves every weight against its own slope:
-        $\theta \leftarrow \theta - \eta\,\nabla L_k(\theta; B)$. Each entry of $\nabla L_k$ is what the loss changes
-        per
-        unit of one weight, $\partial L_k/\partial\theta_i = \lim_{h\to 0}\,[L_k(\theta + h e_i) - L_k(\theta - h
-        e_i)] / 2h$
-        with $e_i$ one step along weight $i$. Autograd finds all of them in one pass; the residual is its largest
-        difference from that quotient with $h = 10^{-5}$. The batch comes from task $k$: no other task is asked.
-        """,
+        r"""A step of gradient descent on the loss of one batch moves every weight against its own slope: $\theta \leftarrow
+        \theta - \eta\,\nabla L_k(\theta; B)$. Each entry of $\nabla L_k$ is what the loss changes per unit of
+        one weight, $\partial L_k/\partial\theta_i = \lim_{h\to 0}\,[L_k(\theta + h e_i) - L_k(\theta - h e_i)]
+        / 2h$ with $e_i$ one step along weight $i$. Autograd finds all of them in one pass; the residual is its
+        largest difference from that quotient with $h = 10^{-5}$. The batch comes from task $k$: no other task
+        is asked.""",
         _slope_by_differences,
         tol=1e-8,
     ),
     Step(
         "0.2",
-        r"""
-        The loss of the first $i$ tasks is the mean $L_{1:i} = \frac1i \sum_{k\le i} L_k$. A gradient is linear, so
-        $\nabla L_{1:i} = \frac1i \sum_{k\le i} \nabla L_k$: a joint step is the mean of what every task asks for. The
-        residual compares the gradient of one batch in which four tasks are mixed in equal parts with the mean of the
-        four gradients.
-        """,
+        r"""The loss of the first $i$ tasks is the mean $L_{1:i} = \frac1i \sum_{k\le i} L_k$. A gradient is linear, so
+        $\nabla L_{1:i} = \frac1i \sum_{k\le i} \nabla L_k$: a joint step is the mean of what every task asks
+        for. The residual compares the gradient of one batch in which four tasks are mixed in equal parts with
+        the mean of the four gradients.""",
         _mean_of_gradients,
     ),
     Step(
         "0.3",
-        r"""
-        Equal steps. In a row, $T$ tasks with $E$ epochs each are $T E$ passes over one task. Joint stage $i$ passes
-        over
-        $i$ tasks in each of its $E'$ epochs, so all stages make $E'(1 + 2 + \dots + T) = E'\,T(T+1)/2$ passes. Both are
-        equal when $E' = 2E/(T+1)$: for $T = 5$ the joint stages get a third of the epochs.
-        """,
+        r"""Equal steps. In a row, $T$ tasks with $E$ epochs each are $T E$ passes over one task. Joint stage $i$ passes
+        over $i$ tasks in each of its $E'$ epochs, so all stages make $E'(1 + 2 + \dots + T) = E'\,T(T+1)/2$
+        passes. Both are equal when $E' = 2E/(T+1)$: for $T = 5$ the joint stages get a third of the epochs.""",
         _steps,
     ),
 )
 
 notes = """
-Timing: 30 minutes alone; in class 10 for the prediction and the collapse, 10 for joint training, 10 for the exercises.
-Collect the predictions on the board before anybody runs the cell of section 2: most say that a half or more is left,
-and
-the surprise is the lesson.
+Timing: 30 minutes alone; in class 10 for the prediction and the collapse, 10 for joint training, 10 for the
+exercises. Collect the predictions on the board before anybody runs the cell of section 2: most say that a half or
+more is left, and the surprise is the lesson.
 
-Listen for two misconceptions. *The network is full*: let the sceptics run the joint cell on a network of 20
-hidden units;
-it still holds five tasks far better than a wide one trained in a row. *It would keep more if it trained longer, or
-shorter*: section 5 counts steps, and the exercise on equal epochs is worth doing on paper, since published comparisons
-get it wrong. Ask at the end which of the two repairs keeps data, and what that costs: it is the question of the course.
+Listen for two misconceptions. *The network is full*: let the sceptics run the joint cell on a network of 20 hidden
+units; it still holds five tasks far better than a wide one trained in a row. *It would keep more if it trained
+longer, or shorter*: section 5 counts steps, and the exercise on equal epochs is worth doing on paper, since
+published comparisons get it wrong. Ask at the end which of the two repairs keeps data, and what that costs: it is
+the question of the course.
 """

@@ -323,38 +323,34 @@ derivation = (
         "6.1",
         r"""Springs on one weight add up. $\sum_k \Omega_k(\theta-\theta_k^*)^2$ is quadratic in $\theta$ with second
         derivative $2\sum_k\Omega_k$ and its minimum where $\sum_k\Omega_k(\theta-\theta_k^*)=0$. So it equals
-        $\Omega(\theta-\bar\theta)^2 + c$ with $\Omega = \sum_k\Omega_k$ and
-        $\bar\theta = \sum_k\Omega_k\theta_k^*/\Omega$: two numbers a weight, for any number of tasks. The check
-        compares
-        the forces at 20 places.""",
+        $\Omega(\theta-\bar\theta)^2 + c$ with $\Omega = \sum_k\Omega_k$ and $\bar\theta =
+        \sum_k\Omega_k\theta_k^*/\Omega$: two numbers a weight, for any number of tasks. The check compares the
+        forces at 20 places.""",
         _merged,
     ),
     Step(
         "6.3",
-        r"""Online EWC: $\Omega \leftarrow \gamma\,\Omega + F_k$. With equal $F_k = F$ the sum is geometric:
-        $\Omega_T = F\,(1-\gamma^T)/(1-\gamma)$, which tends to $F/(1-\gamma)$. For $\gamma=0.95$ the limit is $20F$,
+        r"""Online EWC: $\Omega \leftarrow \gamma\,\Omega + F_k$. With equal $F_k = F$ the sum is geometric: $\Omega_T =
+        F\,(1-\gamma^T)/(1-\gamma)$, which tends to $F/(1-\gamma)$. For $\gamma=0.95$ the limit is $20F$,
         reached after dozens of tasks; after ten it stands at $8.0F$, where plain accumulation has $10F$.""",
         _series,
     ),
     Step(
         "6.5",
-        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c
-        x_i$, so MAS gives
-        $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise of variance one is
-        $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E
-        f_c^2}\,\sqrt{F_{ci}}$: MAS goes
-        with the root of the Fisher. The check computes $\Omega$ by autograd, sample by sample, and asserts the
-        bound.""",
+        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c x_i$, so
+        MAS gives $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise
+        of variance one is $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E
+        f_c^2}\,\sqrt{F_{ci}}$: MAS goes with the root of the Fisher. The check computes $\Omega$ by autograd,
+        sample by sample, and asserts the bound.""",
         _linear,
     ),
     Step(
         "6.7",
-        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of
-        $-\nabla L$
-        along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a sum over
-        steps,
-        with the gradient at the beginning of each: a left-hand rule, whose error is of order $\eta$. The check runs
-        $\eta$, $\eta/2$, $\eta/4$ to the same time and extrapolates the error to $\eta = 0$.""",
+        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of $-\nabla L$
+        along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a sum
+        over steps, with the gradient at the beginning of each: a left-hand rule, whose error is of order
+        $\eta$. The check runs $\eta$, $\eta/2$, $\eta/4$ to the same time and extrapolates the error to $\eta =
+        0$.""",
         _richardson,
         1e-6,
     ),
@@ -362,18 +358,14 @@ derivation = (
 
 notes = """
 Sixty minutes; Run All takes under a minute. The first half is worth a blackboard: let the class add two parabolas
-before
-anyone mentions memory. Most are surprised that "EWC needs one well a task" is a choice of bookkeeping, and that
-Online EWC
-differs from the exact sum only in where the spring comes to rest.
+before anyone mentions memory. Most are surprised that "EWC needs one well a task" is a choice of bookkeeping, and
+that Online EWC differs from the exact sum only in where the spring comes to rest.
 
 The exercises fade on purpose: MAS comes with gaps, SI with nothing but its specification. Have pairs write SI, then
-swap and
-look for `.detach()` without `.clone()`: somebody always has it, and it is the same silence as in lesson 05.
+swap and look for `.detach()` without `.clone()`: somebody always has it, and it is the same silence as in lesson
+05.
 
 Misconceptions: that γ = 0.95 forgets fast (its half-life is 13.5 tasks); that MAS is a Fisher without labels (it is
-closer
-to the root of one, so its λ lives on another scale); that importance maps of different methods should look alike
-because
-all three "work". Ask what a map would have to predict before one could call it right.
+closer to the root of one, so its λ lives on another scale); that importance maps of different methods should look
+alike because all three "work". Ask what a map would have to predict before one could call it right.
 """

@@ -32,7 +32,7 @@ def gradients():
     """Pairs of gradients of two layers, of which one has far more weights and the other the larger bias."""
     rng = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
-    by_hand = [[[1.0, 2.0]], [2.0], [[0.5]], [1.0]], [[[2.0, -3.0]], [-1.0], [[4.0]], [3.0]]
+    by_hand = [[[1.0, 2.0]], [2.0], [[0.5]], [1.0]], [[[2.0, -4.0]], [-1.0], [[4.0]], [3.0]]
     names = ("body.0.weight", "body.0.bias", "head.weight", "head.bias")
     a, b = ({n: torch.tensor(v, dtype=torch.float64) for n, v in zip(names, side)} for side in by_hand)
     yield "two layers, by hand", a, b
@@ -251,72 +251,57 @@ def _integral():
 derivation = (
     Step(
         "1.1",
-        r"""
-        A step on task 2 moves the weights along a line: watch only $h(\eta) = L_1(\theta - \eta\, g_2)$, a function
-        of one
-        number. By the chain rule $h'(0) = -g_1 \cdot g_2$ and $h''(0) = g_2^\top H_1\, g_2$, with $H_1$ the matrix of
-        second derivatives of $L_1$ at $\theta$. Taylor's theorem in one dimension then gives
-        $L_1(\theta - \eta g_2) = L_1(\theta) - \eta\, g_1\cdot g_2 + \frac12\eta^2 g_2^\top H_1 g_2 + O(\eta^3)$.
-        The residual compares both derivatives with autograd's.
-        """,
+        r"""A step on task 2 moves the weights along a line: watch only $h(\eta) = L_1(\theta - \eta\, g_2)$, a function of
+        one number. By the chain rule $h'(0) = -g_1 \cdot g_2$ and $h''(0) = g_2^\top H_1\, g_2$, with $H_1$ the
+        matrix of second derivatives of $L_1$ at $\theta$. Taylor's theorem in one dimension then gives
+        $L_1(\theta - \eta g_2) = L_1(\theta) - \eta\, g_1\cdot g_2 + \frac12\eta^2 g_2^\top H_1 g_2 +
+        O(\eta^3)$. The residual compares both derivatives with autograd's.""",
         _along_the_step,
     ),
     Step(
         "1.2",
-        r"""
-        For small $\eta$ keep the first term, $\Delta L_1 \approx -\eta\, g_1\cdot g_2$. What is dropped shrinks like
-        $\eta^2$: on log-log axes the error is a line of slope 2. For a quadratic loss there is no $O(\eta^3)$ at
-        all, so
-        the error divided by $\eta^2$ is exactly $\frac12 g_2^\top H_1 g_2$ at every $\eta$: that is the residual, at
-        $\eta = 0.01$, $0.1$ and $1$.
-        """,
+        r"""For small $\eta$ keep the first term, $\Delta L_1 \approx -\eta\, g_1\cdot g_2$. What is dropped shrinks like
+        $\eta^2$: on log-log axes the error is a line of slope 2. For a quadratic loss there is no $O(\eta^3)$
+        at all, so the error divided by $\eta^2$ is exactly $\frac12 g_2^\top H_1 g_2$ at every $\eta$: that is
+        the residual, at $\eta = 0.01$, $0.1$ and $1$.""",
         _rest_of_a_bowl,
     ),
     Step(
         "1.3",
-        r"""
-        Divide the dot product by both lengths and only agreement is left: $\cos(g_1, g_2) = g_1\cdot g_2 /
-        (\lVert g_1\rVert\,\lVert g_2\rVert)$. Multiply either gradient by a positive number and the cosine stays, while
-        $\Delta L_1$ of (1.2) is multiplied too: an angle cannot measure harm. The residual scales one gradient by 7,
-        the
-        other by 0.01.
-        """,
+        r"""Divide the dot product by both lengths and only agreement is left: $\cos(g_1, g_2) = g_1\cdot g_2 / (\lVert
+        g_1\rVert\,\lVert g_2\rVert)$. Multiply either gradient by a positive number and the cosine stays, while
+        $\Delta L_1$ of (1.2) is multiplied too: an angle cannot measure harm. The residual scales one gradient
+        by 7, the other by 0.01.""",
         _lengths_drop_out,
     ),
     Step(
         "1.3, by chance",
-        r"""
-        How large is a cosine between directions that have nothing to do with each other? Let $q_1, \dots, q_P$ be an
-        orthonormal basis and $u$ a vector of length 1. By Pythagoras $\sum_k (u\cdot q_k)^2 = 1$, so the mean of
-        $\cos^2$ over the basis is $1/P$ exactly. A random direction is the first vector of a randomly turned basis, so
-        $\mathbb{E}\cos^2 = 1/P$ and a typical $|\cos|$ is $1/\sqrt P$.
-        """,
+        r"""How large is a cosine between directions that have nothing to do with each other? Let $q_1, \dots, q_P$ be an
+        orthonormal basis and $u$ a vector of length 1. By Pythagoras $\sum_k (u\cdot q_k)^2 = 1$, so the mean
+        of $\cos^2$ over the basis is $1/P$ exactly. A random direction is the first vector of a randomly turned
+        basis, so $\mathbb{E}\cos^2 = 1/P$ and a typical $|\cos|$ is $1/\sqrt P$.""",
         _chance,
     ),
     Step(
         "1.4",
-        r"""
-        The rest, without approximation. Integrate $h''$ twice from 0 to $\eta$ and substitute $s$ for the fraction
-        of the
-        step: $\Delta L_1 = -\eta\, g_1\cdot g_2 + \eta^2 \int_0^1 (1-s)\, g_2^\top H_1(\theta - s\eta g_2)\, g_2\, ds$.
-        So whatever the dot product misses is a weighted mean of the curvature of $L_1$ along the step, early parts of
-        the step counting most. The residual takes $\eta = 1$ on a loss that is no bowl, and Gauss's rule for the
-        integral.
-        """,
+        r"""The rest, without approximation. Integrate $h''$ twice from 0 to $\eta$ and substitute $s$ for the fraction of
+        the step: $\Delta L_1 = -\eta\, g_1\cdot g_2 + \eta^2 \int_0^1 (1-s)\, g_2^\top H_1(\theta - s\eta
+        g_2)\, g_2\, ds$. So whatever the dot product misses is a weighted mean of the curvature of $L_1$ along
+        the step, early parts of the step counting most. The residual takes $\eta = 1$ on a loss that is no
+        bowl, and Gauss's rule for the integral.""",
         _integral,
     ),
 )
 
 notes = """
 Timing: 35 minutes alone, 45 in class with the derivation on the board ("cl-tutor sheet 1" prints it). Draw the line
-from
-θ to θ − ηg₂ first, and treat it as a function of one number: those who fear Hessians follow that.
+from θ to θ − ηg₂ first, and treat it as a function of one number: those who fear Hessians follow that.
 
-Ask for a show of hands before section 3: in what share of lesson 00's steps do the gradients conflict? Nearly everybody
-says more than half. The answer, about a third, is worth five minutes: the popular account (conflict, many times over,
-erodes the old task) is true for small steps and false for those that people take. Misconceptions to listen for: that
-orthogonal means harmless (not at the end of a long step), that the cosine measures harm (it has no lengths), and
-that two
-tasks have one angle (the arrows in section 2 change it by a walk of a few units). The bug of section 7 is easy to plant
-in a student's own code: let them find it by a test, two gradients that are orthogonal by construction.
+Ask for a show of hands before section 3: in what share of lesson 00's steps do the gradients conflict? Nearly
+everybody says more than half. The answer, about a third, is worth five minutes: the popular account (conflict, many
+times over, erodes the old task) is true for small steps and false for those that people take. Misconceptions to
+listen for: that orthogonal means harmless (not at the end of a long step), that the cosine measures harm (it has no
+lengths), and that two tasks have one angle (the arrows in section 2 change it by a walk of a few units). The bug of
+section 7 is easy to plant in a student's own code: let them find it by a test, two gradients that are orthogonal by
+construction.
 """

@@ -305,98 +305,75 @@ def _no_barrier_in_a_bowl():
 derivation = (
     Step(
         "2.1",
-        r"""
-        One weight vector, two classes: $p(1\mid x) = \sigma(\theta\cdot x)$ with $\sigma(z) = 1/(1 + e^{-z})$. For a
-        label
-        $s = \pm1$ the probability of the right class is $\sigma(s\,\theta\cdot x)$, since $1-\sigma(z) =
-        \sigma(-z)$. Minus
-        its logarithm is $\log(1 + e^{-s\,\theta\cdot x})$: the mean over the samples is the loss. The residual
-        compares it
-        with the cross-entropy of the two logits $(0, \theta\cdot x)$, as the package computes it.
-        """,
+        r"""One weight vector, two classes: $p(1\mid x) = \sigma(\theta\cdot x)$ with $\sigma(z) = 1/(1 + e^{-z})$. For a
+        label $s = \pm1$ the probability of the right class is $\sigma(s\,\theta\cdot x)$, since $1-\sigma(z) =
+        \sigma(-z)$. Minus its logarithm is $\log(1 + e^{-s\,\theta\cdot x})$: the mean over the samples is the
+        loss. The residual compares it with the cross-entropy of the two logits $(0, \theta\cdot x)$, as the
+        package computes it.""",
         _cross_entropy,
     ),
     Step(
         "2.2",
-        r"""
-        Differentiate twice. With $z = \theta\cdot x$ the slope of $\log(1+e^{-sz})$ in $z$ is $-s\,\sigma(-sz)$, and
-        its
-        slope in turn is $\sigma(z)(1-\sigma(z))$, for both labels, because $s^2 = 1$. The chain rule adds an $x$
-        each time:
-        $\nabla^2 L = \frac1N\sum_n \sigma(z_n)(1-\sigma(z_n))\, x_n x_n^\top$. For any direction $v$ this gives
-        $v^\top\nabla^2 L\, v = \frac1N\sum_n \sigma(1-\sigma)\,(v\cdot x_n)^2 \ge 0$: one bowl.
-        """,
+        r"""Differentiate twice. With $z = \theta\cdot x$ the slope of $\log(1+e^{-sz})$ in $z$ is $-s\,\sigma(-sz)$, and
+        its slope in turn is $\sigma(z)(1-\sigma(z))$, for both labels, because $s^2 = 1$. The chain rule adds
+        an $x$ each time: $\nabla^2 L = \frac1N\sum_n \sigma(z_n)(1-\sigma(z_n))\, x_n x_n^\top$. For any
+        direction $v$ this gives $v^\top\nabla^2 L\, v = \frac1N\sum_n \sigma(1-\sigma)\,(v\cdot x_n)^2 \ge 0$:
+        one bowl.""",
         _curvature,
     ),
     Step(
         "2.4",
-        r"""
-        The gradient of $J_\lambda = \frac12(\theta-\theta_2^*)^\top H_2(\theta-\theta_2^*) +
-        \frac\lambda2(\theta-\theta_1^*)^\top\Omega(\theta-\theta_1^*)$ is the sum of two forces. Set to zero and
-        collected,
-        $(H_2 + \lambda\Omega)\,\theta = H_2\theta_2^* + \lambda\,\Omega\,\theta_1^*$, a linear system. It has one
-        solution
-        whenever $H_2$ is positive definite. As $\lambda\to0$ it tends to $\theta_2^*$, and as $\lambda\to\infty$ to
-        $\theta_1^*$ if $\Omega$ is positive definite as well. The residual is the gradient at the solution.
-        """,
+        r"""The gradient of $J_\lambda = \frac12(\theta-\theta_2^*)^\top H_2(\theta-\theta_2^*) +
+        \frac\lambda2(\theta-\theta_1^*)^\top\Omega(\theta-\theta_1^*)$ is the sum of two forces. Set to zero
+        and collected, $(H_2 + \lambda\Omega)\,\theta = H_2\theta_2^* + \lambda\,\Omega\,\theta_1^*$, a linear
+        system. It has one solution whenever $H_2$ is positive definite. As $\lambda\to0$ it tends to
+        $\theta_2^*$, and as $\lambda\to\infty$ to $\theta_1^*$ if $\Omega$ is positive definite as well. The
+        residual is the gradient at the solution.""",
         _forces,
     ),
     Step(
         "2.4, the full spring",
-        r"""
-        With $\Omega = H_1$ the spring is the old bowl itself: $J_\lambda = L_2 + \lambda L_1$ up to constants, and
-        $\theta(\lambda)$ is the optimum of joint training with weight $\lambda$ on task 1. So no other spring can
-        offer a
-        lower old loss at the same new loss. The residual is the gradient of $L_1 + L_2$ at $\theta(1)$.
-        """,
+        r"""With $\Omega = H_1$ the spring is the old bowl itself: $J_\lambda = L_2 + \lambda L_1$ up to constants, and
+        $\theta(\lambda)$ is the optimum of joint training with weight $\lambda$ on task 1. So no other spring
+        can offer a lower old loss at the same new loss. The residual is the gradient of $L_1 + L_2$ at
+        $\theta(1)$.""",
         _joint,
     ),
     Step(
         "2.5",
-        r"""
-        Through three points $a$, $b$, $c$ goes one plane, unless they are on a line. Its first axis is $u =
-        (b-a)/\lVert
-        b-a\rVert$. Of $w = c-a$ the part along $u$ is $(u\cdot w)\,u$; what is left is orthogonal to $u$, and made one
-        long it is $v$. The coordinates of $c$ are $(u\cdot w, v\cdot w)$. The residual checks that the axes are
-        orthonormal and that $a + (u\cdot w)\,u + (v\cdot w)\,v$ is $c$ again.
-        """,
+        r"""Through three points $a$, $b$, $c$ goes one plane, unless they are on a line. Its first axis is $u =
+        (b-a)/\lVert b-a\rVert$. Of $w = c-a$ the part along $u$ is $(u\cdot w)\,u$; what is left is orthogonal
+        to $u$, and made one long it is $v$. The coordinates of $c$ are $(u\cdot w, v\cdot w)$. The residual
+        checks that the axes are orthonormal and that $a + (u\cdot w)\,u + (v\cdot w)\,v$ is $c$ again.""",
         _axes,
     ),
     Step(
         "2.6",
-        r"""
-        On the line from $\theta$ to $\theta'$ the barrier is the most by which the loss rises above the chord
-        between its
-        two ends, $\max_s\,[L((1-s)\theta + s\theta') - (1-s)L(\theta) - sL(\theta')]$. At both ends the bracket is
-        0, so the
-        barrier is never negative. A convex loss lies below every chord: there it is 0. The residual is the largest
-        barrier of the loss (2.1) on twenty random lines.
-        """,
+        r"""On the line from $\theta$ to $\theta'$ the barrier is the most by which the loss rises above the chord between
+        its two ends, $\max_s\,[L((1-s)\theta + s\theta') - (1-s)L(\theta) - sL(\theta')]$. At both ends the
+        bracket is 0, so the barrier is never negative. A convex loss lies below every chord: there it is 0. The
+        residual is the largest barrier of the loss (2.1) on twenty random lines.""",
         _no_barrier_in_a_bowl,
     ),
     Step(
         "2.7",
-        r"""
-        At the bottom of a basin the slope is 0, so Taylor's second term is the first that counts: a move by $\delta$
-        costs
-        $\Delta L \approx \frac12\,\delta^\top H\delta$. Write $\delta$ in the eigenvectors of $H$, $\delta = \sum_k a_k
-        v_k$: then $\delta^\top H\delta = \sum_k \lambda_k a_k^2 \le \lambda_1 \sum_k a_k^2 = \lambda_1 \lVert\delta
-        \rVert^2$, with equality along $v_1$. The bound says nothing about how long $\delta$ will be: that is why a flat
-        basin need not forget less.
-        """,
+        r"""At the bottom of a basin the slope is 0, so Taylor's second term is the first that counts: a move by $\delta$
+        costs $\Delta L \approx \frac12\,\delta^\top H\delta$. Write $\delta$ in the eigenvectors of $H$,
+        $\delta = \sum_k a_k v_k$: then $\delta^\top H\delta = \sum_k \lambda_k a_k^2 \le \lambda_1 \sum_k a_k^2
+        = \lambda_1 \lVert\delta \rVert^2$, with equality along $v_1$. The bound says nothing about how long
+        $\delta$ will be: that is why a flat basin need not forget less.""",
         _no_direction_is_steeper,
     ),
 )
 
 notes = """
-Timing: 40 minutes alone. In class show section 1 and section 4 (20 minutes); the springs of section 2 are for those who
-will meet EWC in lesson 05, and their exercise is a good piece of homework.
+Timing: 40 minutes alone. In class show section 1 and section 4 (20 minutes); the springs of section 2 are for those
+who will meet EWC in lesson 05, and their exercise is a good piece of homework.
 
-Let the class draw, before the figure, where plain SGD, a spring and a memory will stop; then play the animation once
-without words. In section 3 let somebody read EWC's old loss off the first picture and write it on the board: the truth,
-over three times as high, is the point. Misconceptions: that a projection shows distances or losses of points outside
-the
-plane; that "another basin" means that there is a ridge (measure it: none on the way that SGD took); that a barrier
-is the
-highest loss on the line minus the lowest; that flatness is a property of the loss and not of the coordinates as well.
+Let the class draw, before the figure, where plain SGD, a spring and a memory will stop; then play the animation
+once without words. In section 3 let somebody read EWC's old loss off the first picture and write it on the board:
+the truth, over three times as high, is the point. Misconceptions: that a projection shows distances or losses of
+points outside the plane; that "another basin" means that there is a ridge (measure it: none on the way that SGD
+took); that a barrier is the highest loss on the line minus the lowest; that flatness is a property of the loss and
+not of the coordinates as well.
 """

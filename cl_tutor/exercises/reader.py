@@ -42,6 +42,7 @@ LESSONS = {  # in their order; the notebook of lesson 5 is notebooks/05_ewc.ipyn
     13: "meta_learning",
     14: "putting_it_together",
     90: "bug_museum",
+    91: "claims",
 }
 
 

@@ -263,13 +263,10 @@ def _over_T():
 derivation = (
     Step(
         "3.2",
-        r"""
-        Fix the logits. If the right unit $y$ beats all ten, it beats its partner as well, so Task-IL is right; and the
+        r"""Fix the logits. If the right unit $y$ beats all ten, it beats its partner as well, so Task-IL is right; and the
         winner's parity is $y$'s own, so Domain-IL is right. Every sample that Class-IL counts is counted by the
-        other two,
-        hence $A_{\text{class}} \le \min(A_{\text{task}}, A_{\text{domain}})$. No such order holds between Task-IL and
-        Domain-IL. The residual counts the samples that break it, among 2,000 random ones.
-        """,
+        other two, hence $A_{\text{class}} \le \min(A_{\text{task}}, A_{\text{domain}})$. No such order holds
+        between Task-IL and Domain-IL. The residual counts the samples that break it, among 2,000 random ones.""",
         _class_is_hardest,
     ),
     Step(
@@ -286,50 +283,38 @@ derivation = (
     ),
     Step(
         "3.5",
-        r"""
-        From cells to numbers. An old task $j < T$ has three cells that matter: $R_{jj}$ on the day it was learnt,
-        $\max_{i<T}
-        R_{ij}$ at its best before the end, $R_{Tj}$ at the end. BWT is the mean of end minus day, $F$ the mean of best
-        minus end, and FWT the mean of $R_{j-1,j} - b_j$ over $j > 1$. Each mean has $T-1$ terms: the last task is
-        not old
-        and the first has nothing before it. The residual compares the exercises' solutions with the package.
-        """,
+        r"""From cells to numbers. An old task $j < T$ has three cells that matter: $R_{jj}$ on the day it was learnt,
+        $\max_{i<T} R_{ij}$ at its best before the end, $R_{Tj}$ at the end. BWT is the mean of end minus day,
+        $F$ the mean of best minus end, and FWT the mean of $R_{j-1,j} - b_j$ over $j > 1$. Each mean has $T-1$
+        terms: the last task is not old and the first has nothing before it. The residual compares the
+        exercises' solutions with the package.""",
         _numbers,
     ),
     Step(
         "3.5, over $T$",
-        r"""
-        A published slip divides the sum of the $T-1$ changes by $T$. The last task adds $R_{TT} - R_{TT} = 0$ to the
-        sum, so
-        nothing crashes, and the number is $(T-1)/T$ of what it should be: with $T = 5$ a fifth of the forgetting is
-        hidden,
-        with $T = 2$ half of it.
-        """,
+        r"""A published slip divides the sum of the $T-1$ changes by $T$. The last task adds $R_{TT} - R_{TT} = 0$ to the
+        sum, so nothing crashes, and the number is $(T-1)/T$ of what it should be: with $T = 5$ a fifth of the
+        forgetting is hidden, with $T = 2$ half of it.""",
         _over_T,
     ),
     Step(
         "3.8",
-        r"""
-        Add (3.5) and (3.6): $R_{Tj}$ drops out, and $F + \mathrm{BWT} = \frac1{T-1}\sum_{j<T}(\max_{i<T} R_{ij} -
-        R_{jj})$.
-        The maximum runs over the rows before the last, and $R_{jj}$ is one of them, so no term is negative: $F \ge
-        -\mathrm{BWT}$, with equality exactly when each old task was never better than on the day it was learnt.
-        """,
+        r"""Add (3.5) and (3.6): $R_{Tj}$ drops out, and $F + \mathrm{BWT} = \frac1{T-1}\sum_{j<T}(\max_{i<T} R_{ij} -
+        R_{jj})$. The maximum runs over the rows before the last, and $R_{jj}$ is one of them, so no term is
+        negative: $F \ge -\mathrm{BWT}$, with equality exactly when each old task was never better than on the
+        day it was learnt.""",
         _sum_of_two,
     ),
 )
 
 notes = """
 Timing: 40 minutes alone. In class 15 for section 1 and 2 (hand out the three rules, let pairs of students mark the
-same ten
-logits by hand under each, and add up), 15 for R: give everybody a printed matrix of three tasks and ask for all four
-numbers before any code is written. The R editor is for the projector.
+same ten logits by hand under each, and add up), 15 for R: give everybody a printed matrix of three tasks and ask
+for all four numbers before any code is written. The R editor is for the projector.
 
-Misconceptions: that a scenario is a kind of data set (the same images serve all three); that Class-IL fails because the
-features are gone (told the pair, the network still answers); that a negative BWT must mean forgetting in some deeper
-sense
-than "lower than on the day it was learnt"; that one number will do. Ask who would publish the lazy learner's
-forgetting of
-0.02. Those who use other libraries should check which way round their R is: transposing it gives no error, only another
-number.
+Misconceptions: that a scenario is a kind of data set (the same images serve all three); that Class-IL fails because
+the features are gone (told the pair, the network still answers); that a negative BWT must mean forgetting in some
+deeper sense than "lower than on the day it was learnt"; that one number will do. Ask who would publish the lazy
+learner's forgetting of 0.02. Those who use other libraries should check which way round their R is: transposing it
+gives no error, only another number.
 """

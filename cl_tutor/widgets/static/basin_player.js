@@ -37,11 +37,11 @@ function render({ model, el }) {
   const land = plot(title, { equal: true, x: { range: x.slice(0, 2), label: x[2] },
     y: { range: y.slice(0, 2), label: y[2] } });
   const rings = Object.values(surfaces).map((xy, k) =>
-    [land.add("path", { ...stroke(RINGS[k], 1.1), opacity: 0.7 }), points(xy)]);
+    [land.lay("path", { ...stroke(RINGS[k], 1.1), opacity: 0.7 }), points(xy)]);
   const crosses = Object.entries(marks).map(([name, p]) =>
     [land.add("path", { stroke: "var(--fg)", "stroke-width": 2.5 }), land.word(name), p]);
   const layers = (p, r) => names.map((name) => ({ name, r,
-    ghost: p.add("path", { ...stroke(looks[name], 1.5), opacity: 0.35 }), trail: p.add("path", stroke(looks[name], 3)),
+    ghost: p.lay("path", { ...stroke(looks[name], 1.5), opacity: 0.35 }), trail: p.add("path", stroke(looks[name], 3)),
     head: p.add("path", { fill: looks[name].color, class: "clt-mark", "data-head": name }) }));
   const walks = layers(land, 8);
   const panes = Object.entries(curves).map(([what, of]) => {
@@ -94,10 +94,11 @@ function render({ model, el }) {
   const head = ["", ...Object.keys(curves)].map((w) => make("th", { scope: "col" }, w)), body = make("tbody");
   const table = make("table", { class: "clt-numbers" }, make("caption", { class: "clt-hidden" }, "Values at this step"),
     make("thead", {}, make("tr", {}, ...head)), body);
+  const numbers = scroller("Values at this step", table);
   const { say } = frame(el, "Basin player", key, make("div", { class: "clt-panes clt-two" },
     make("div", {}, land.node, make("div", { class: "clt-sliders" }, scrub.node),
       make("div", { class: "clt-bar" }, play, speed.node)),
-    make("div", {}, ...panes.map(({ p }) => p.node), make("div", { class: "clt-scroll" }, table))));
+    make("div", {}, ...panes.map(({ p }) => p.node), numbers)));
 
   let size = ""; // for which all that does not move has been drawn
   function still() {
@@ -139,7 +140,7 @@ function render({ model, el }) {
       say(`Step ${steps[k]}. ${names.map((name) => [at(name), ...value(name)].join(", ")).join("; ")}.`);
     }
   }
-  table.style.display = panes.length ? "" : "none";
+  numbers.hidden = !panes.length;
   label();
   const free = bind(model, ["frame", "speed"], draw, [land, ...panes.map(({ p }) => p)]);
   return () => { cancelAnimationFrame(raf); free(); };

@@ -95,7 +95,7 @@ function render({ model, el }) {
   const { say } = frame(el, "Capacity", make("div", { class: "clt-bar" }, count.node, scale.node), legend(looks),
     make("div", { class: "clt-panes clt-two" },
       make("div", {}, grow.node, make("div", { class: "clt-sliders" }, ...Object.values(sliders).map((s) => s.node))),
-      make("div", {}, pack.node, make("div", { class: "clt-scroll" }, table), note)));
+      make("div", {}, pack.node, scroller("The bill, in numbers", table), note)));
 
   function draw() {
     const state = get(), { sizes, tasks, count: key } = state, P = one(sizes), unit = key === "bits" ? 32 * P : P;

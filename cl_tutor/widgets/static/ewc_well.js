@@ -96,7 +96,7 @@ function render({ model, el }) {
     "aria-valuemin": -6, "aria-valuemax": 6 }, bar);
   const stiffness = make("output"), rows = ["after 40 proximal steps", "old loss", "foretold by the quadratic", "new loss"]
     .map((name) => [make("th", { scope: "row" }, name), make("td")]);
-  const table = make("table", { class: "clt-numbers" }, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row))));
+  const table = make("table", { class: "clt-numbers clt-wrap" }, make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row))));
 
   const ours = field("our λ", { act: (x) => { if (x > 0) { put("lam", clamp(x, ...LAMBDA)); save(); } } });
   const theirs = field("their λ", { act: (x) => { if (x > 0) { put("lam", clamp(x / abroad(spoken()), ...LAMBDA)); save(); } } });

@@ -110,6 +110,10 @@ function frame(el, name, ...children) {
   return { root, say(text) { clearTimeout(timer); timer = setTimeout(() => { status.textContent = text; }, 500); } };
 }
 
+// A table that may be wider than its place: the keyboard can reach it and scroll it.
+const scroller = (name, table) =>
+  make("div", { class: "clt-scroll", tabindex: 0, role: "group", "aria-label": name }, table);
+
 // JupyterLab must not read an arrow or a letter typed here as one of its commands.
 function keepKeys(root) {
   const forLab = (e) => e.key === "Escape" || (e.key === "Enter" && (e.shiftKey || e.ctrlKey));
@@ -169,10 +173,11 @@ function field(name, { min = 0, step = "any", act }) {
 
 // An SVG as wide as its place, in real pixels. x, y: { range: [lo, hi], label, log }; a log axis takes the numbers
 // themselves; `ticks` may be [[value, words], ...], or false. `equal` gives both axes one scale (the height follows), else the height is `height(width)`.
-// `add` and `curve` draw inside the axes, clipped; `over` holds handles and words.
+// `add` and `curve` draw inside the axes, clipped; `lay` below them what seldom moves, a layer of its own, which the
+// browser does not paint again when the rest moves; `over` holds handles and words.
 function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = false }) {
   const axes = svg("g", { class: "clt-axes", "aria-hidden": "true" });
-  const inside = svg("svg", { overflow: "hidden" }), over = svg("g");
+  const still = svg("g", { class: "clt-still" }), inside = svg("svg", { overflow: "hidden" }, still), over = svg("g");
   const node = svg("svg", { class: "clt-plot", role: "group", "aria-label": name }, axes, inside, over);
   const left = y.left ?? (y.ticks === false ? 20 : 50), right = 20, top = y.label ? 28 : 12;
   const bottom = (x.ticks === false ? 12 : 28) + (x.label ? 18 : 0);
@@ -197,6 +202,7 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
     get size() { return [w, h]; },
     stale: () => Math.abs(node.clientWidth - width) > 1,
     add: (tag, attributes) => inside.appendChild(svg(tag, attributes)),
+    lay: (tag, attributes) => still.appendChild(svg(tag, attributes)),
     word: (words = "", attributes = {}) => over.appendChild(svg("text", { class: "clt-word", ...attributes }, words)),
     fit() { // to the place it has, and to the ranges as they are now
       width = node.clientWidth || 640;
@@ -207,11 +213,11 @@ function plot(name, { x, y, height = (w) => clamp(0.62 * w, 220, 360), equal = f
       set(inside, { x: left, y: top, width: w, height: h });
       set(over, { transform: `translate(${left} ${top})` });
       axes.replaceChildren(svg("rect", { x: left, y: top, width: w, height: h, class: "clt-ground" }));
-      if (x.ticks !== false) for (const [v, words] of values(x, w / 70)) {
+      if (x.ticks !== false) for (const [v, words] of values(x, w / 55)) {
         const at = left + self.X(v);
         axes.append(svg("path", { d: `M${at} ${top}v${h}` }), text(words, at, top + h + 18, "middle"));
       }
-      if (y.ticks !== false) for (const [v, words] of values(y, h / 45)) {
+      if (y.ticks !== false) for (const [v, words] of values(y, h / 36)) {
         const at = top + self.Y(v);
         axes.append(svg("path", { d: `M${left} ${at}h${w}` }), text(words, left - 6, at + 4, "end"));
       }

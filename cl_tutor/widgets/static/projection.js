@@ -100,6 +100,7 @@ function render({ model, el }) {
   const pairs = [0, 1, 2, 3].map(() => [bars.add("rect", { fill: "none", stroke: "var(--fg)", "stroke-dasharray": "3 2",
     "stroke-width": 1.5 }), bars.add("rect", { stroke: "var(--fg)" })]);
   const under = [0, 1, 2, 3].map(() => bars.word("", { "text-anchor": "middle" }));
+  bars.node.style.marginBottom = "22px";
 
   const body = make("tbody"), note = make("p", { class: "clt-note" });
   const head = (...all) => make("tr", {}, ...all.map((w) => make("th", { scope: "col" }, w)));
@@ -108,7 +109,7 @@ function render({ model, el }) {
     make("thead", {}, head("change of loss", "step −g", "step −g̃")), body);
   const { say } = frame(el, "Gradient projection", make("div", { class: "clt-bar" }, method.node, count.node),
     make("div", { class: "clt-panes clt-two" }, plane.node,
-      make("div", {}, bars.node, make("div", { class: "clt-scroll" }, table))), note);
+      make("div", {}, bars.node, scroller("First-order change of each loss, in numbers", table))), note);
 
   function draw() {
     const g = model.get("g_new"), refs = model.get("g_refs"), how = model.get("method");
@@ -175,7 +176,7 @@ function render({ model, el }) {
         rect.style.display = here ? "" : "none";
       });
       under[k].textContent = !here ? "" : k === refs.length ? "new" : `task ${k + 1}`;
-      set(under[k], { x: bars.X(k + 1), y: bars.size[1] - 8 });
+      set(under[k], { x: bars.X(k + 1), y: bars.size[1] + 17 });
     });
 
     body.replaceChildren(...bent.map((v, k) => make("tr", {},

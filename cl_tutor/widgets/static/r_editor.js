@@ -71,7 +71,7 @@ function render({ model, el }) {
   const trap = make("p", { class: "clt-trap", role: "status" });
   const root = make("div", { class: "clt clt-r", role: "group", "aria-label": "Accuracy matrix editor" },
     make("div", { class: "clt-bar", role: "group", "aria-label": "Presets" }, ...choices),
-    make("div", { class: "clt-scroll" }, table),
+    scroller("Accuracies", table),
     make("div", { class: "clt-meters", role: "group", "aria-label": "Metrics" }, ...meters.map((m) => m.node)),
     says, make("div", { class: "clt-bar" }, flip), trap);
   keepKeys(root);

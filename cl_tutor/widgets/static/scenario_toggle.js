@@ -105,7 +105,8 @@ function render({ model, el }) {
   const one = plot("The scores of one image", { height: () => 230,
     x: { range: [0, C], ticks: inTheMiddle(C, 0), label: "unit" }, y: { range: [0, 1], label: "score" } });
   const own = plot("Accuracy on each task", { height: (w) => clamp(0.62 * w, 210, 280),
-    x: { range: [0, T], ticks: inTheMiddle(T, 1), label: "task" }, y: { range: [0, 1.12], label: "accuracy" } });
+    x: { range: [0, T], ticks: inTheMiddle(T, 1), label: "task" },
+    y: { range: [0, 1.2], ticks: [[0, "0"], [0.5, "0.5"], [1, "1"]], label: "accuracy" } });
   const loud = plot("Old units against new", { height: (w) => clamp(0.62 * w, 210, 280),
     x: { range: [0, 1], label: "highest score, images of old tasks" },
     y: { range: [0, 1], label: "share of images" } });

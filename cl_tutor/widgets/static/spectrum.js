@@ -59,7 +59,8 @@ function render({ model, el }) {
   const moved = model.get("moved"), rises = model.get("rises"), K = values.length, parts = Object.keys(mass);
   const save = () => model.save_changes();
   const floor = (v) => 10 ** Math.floor(Math.log10(v)), roof = (v) => 10 ** Math.ceil(Math.log10(v));
-  const tall = (w) => clamp(0.6 * w, 210, 270), direction = { range: [1, K], label: "directions k", log: K > 10 };
+  const tall = (w) => clamp(0.6 * w, 210, 270), direction = { range: [1, 1.06 * K], label: "directions k", log: K > 10 };
+  if (direction.log) direction.ticks = [1, 3, 10, 30, 100, 300, 1000].filter((j) => j <= K).map((j) => [j, String(j)]);
   let weighted = false;
 
   const share = shares(values, trace), told = foretold(values, moved);
@@ -92,9 +93,9 @@ function render({ model, el }) {
 
   // the power iteration
   const axes = ["v₁", "v₂", "v₃", "v₄", "v₅", "v₆"];
-  const cPane = plot("Where v points", { x: { range: [-0.6, 5.4], ticks: false },
+  const cPane = plot("Where v points", { x: { range: [-0.6, 5.6], ticks: false },
     y: { range: [0, 1], label: "share of v in each eigenvector" }, height: tall });
-  const ePane = plot("Errors of the power iteration", { x: { range: [0, MOST], label: "products with F" },
+  const ePane = plot("Errors of the power iteration", { x: { range: [-1, MOST + 1], label: "products with F" },
     y: { range: [1e-8, 1], label: "relative to λ₁", log: true }, height: tall });
   const shown = columnsIn(cPane, [LOOKS[3]], 6), below = namesBelow(cPane, axes);
   const errors = Object.values(ERRORS).map((look, j) => ePane.curve(look, j === 3 ? 1.5 : 2.2));

@@ -59,7 +59,8 @@ function render({ model, el }) {
   const zPane = plot("Logits", { x: x(all), y: { range: [low, high], label: "logit; drag the student’s" }, height: tall });
   const pPane = plot("What they say of the old classes", { x: x(C), y: { range: [0, 1], label: "softmax of logit / T" },
     height: tall });
-  const tPane = plot("The loss against the temperature", { x: { range: [0.5, 20], label: "temperature T", log: true },
+  const tPane = plot("The loss against the temperature", { x: { range: [0.5, 21], label: "temperature T", log: true,
+    ticks: [0.5, 1, 2, 5, 10, 20].map((t) => [t, String(t)]) },
     y: { range: [1e-3, 100], label: "distillation loss", log: true }, height: (w) => tall(w) + 20 });
   const gPane = plot("Gradient by class", { x: x(all), y: { range: [-1, 1], label: "gradient of the loss; a step goes the other way" },
     height: tall });

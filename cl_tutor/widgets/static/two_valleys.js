@@ -112,7 +112,7 @@ function render({ model, el }) {
   // the plane
   const plane = plot("The two weights", { x: { range: [-3, 3], label: "θ₁" }, y: { range: [-2.2, 2.2], label: "θ₂" },
     equal: true });
-  const rings = TASKS.map((look) => LEVELS.map(() => plane.add("ellipse", { ...stroke(look, 1.2), opacity: 0.7 })));
+  const rings = TASKS.map((look) => LEVELS.map(() => plane.lay("ellipse", { ...stroke(look, 1.2), opacity: 0.7 })));
   const first = plane.add("path", stroke(looks.joint, 2));
   const star = plane.add("path", { fill: looks.joint.color, class: "clt-mark" });
   const arrows = TASKS.map((look) => plane.add("path", { ...stroke({ color: look.color, dash: "" }, 3) }));
@@ -162,7 +162,7 @@ function render({ model, el }) {
       make("div", {}, plane.node, make("div", { class: "clt-sliders" }, ...Object.values(sliders).map((s) => s.node)),
         make("div", { class: "clt-bar" }, reset)),
       make("div", {}, dots.node, forgets.node)),
-    make("div", { class: "clt-panes clt-two" }, make("div", { class: "clt-scroll" }, table), note));
+    make("div", { class: "clt-panes clt-two" }, scroller("Losses, in numbers", table), note));
 
   function rescale(p, lo, hi) { // to round numbers that hold everything of task 2
     const marks = ticks(lo, hi, 4), apart = marks[1] - marks[0];
@@ -254,8 +254,10 @@ function render({ model, el }) {
     when.textContent = `step ${where}`;
     caption.textContent = `Losses of both tasks at step ${where}`;
     const [xx, xy, yy] = hessian(state);
-    note.textContent = `H₁ has the diagonal ${num(xx, 2)}, ${num(yy, 2)}, which is all that EWC keeps of it, `
-      + `and ${num(xy, 2)} beside it. H₂ is the identity.`;
+    const nearest = rows.slice(0, -1).sort(([, a], [, b]) => a[0] + a[1] - b[0] - b[1])[0];
+    note.textContent = `H₁ has ${num(xx, 2)} and ${num(yy, 2)} on its diagonal, which is all that EWC keeps of it, `
+      + `and ${num(xy, 2)} beside it, which EWC drops. H₂ is the identity.`
+      + (shown.length > 1 ? ` At this step ${word(nearest[0])} comes nearest to the best for both.` : "");
     say(rows.map(([m, [a, b]]) => `${word(m).replace(" ▲", "")}: L₁ ${num(a, 2)}, L₂ ${num(b, 2)}`).join("; "));
   }
   return bind(model, KEYS, draw, [plane, dots, forgets]);
