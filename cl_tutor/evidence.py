@@ -52,10 +52,9 @@ def markdown(head: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 def rows(lines: Sequence[Line], ledger: bool = False) -> str:
     head = ["scenario", "method", "set", "tasks", "ACC", "seeds", "published", "numbers kept", "seconds"]
-    table = [_row(line, len({one.experiment.tasks for one in lines}) > 1) for line in lines]
-    if ledger:
-        head += ["bytes", "images", "times naive", "extra passes"]
-        table = [row + _costs(line, lines) for row, line in zip(table, lines)]
+    head += ["bytes", "images", "times naive", "extra passes"]
+    several = len({line.experiment.tasks for line in lines}) > 1
+    table = [_row(line, several) + (_costs(line, lines) if ledger else [""] * 4) for line in lines]
     return markdown(head, table)
 
 
@@ -205,9 +204,8 @@ def beside(lines: Sequence[Line]) -> plots.Picture:
     axes[0][0].invert_yaxis()
     alt = f"ACC of {len(names)} lines of the table. {'; '.join(best)}."
     if gaps:
-        gap, where = max(gaps)
-        half = np.median([g for g, _ in gaps])
-        alt += f" Half lie within {half:.1f} points of the published means; {where} is {gap:.1f} away."
+        alt += f" Half lie within {np.median([g for g, _ in gaps]):.1f} points of the published means; "
+        alt += "{1} is {0:.1f} away.".format(*max(gaps))
     return plots.Picture(figure, alt)
 
 
