@@ -1,8 +1,7 @@
 """Lesson 13: the Reptile step, what two steps in either order have in common, and the price of learning to learn.
 
-The mutants are the mistakes that leave a run which learns all the same: an interpolation the wrong way round or
-against the
-wrong point, a second-order term of twice the size, a bill that counts the stream and not what went before it.
+The mutants are the mistakes that leave a run which learns all the same: an interpolation the wrong way round or against
+the wrong point, a second-order term of twice the size, a bill that counts the stream and not what went before it.
 """
 
 import torch
@@ -35,6 +34,19 @@ def bill(walks, classes, shots, stream):
     return walks * (inner + outer) / stream
 
 
+class Named:
+    """A function that a verdict can show."""
+
+    def __init__(self, words, function):
+        self.words, self.function = words, function
+
+    def __call__(self, theta):
+        return self.function(theta)
+
+    def __repr__(self):
+        return self.words
+
+
 def starts():
     """Quadratic slopes in float64; two, three and one of them."""
     rng = torch.Generator().manual_seed(0)
@@ -45,7 +57,7 @@ def starts():
     ]:
         A = [torch.randn(3, 3, generator=rng).double() for _ in range(count)]
         centres = [torch.randn(3, generator=rng).double() for _ in range(count)]
-        slopes = [lambda theta, a=a @ a.T, c=c: a @ (theta - c) for a, c in zip(A, centres)]
+        slopes = [Named("θ ↦ A(θ − c)", lambda theta, a=a @ a.T, c=c: a @ (theta - c)) for a, c in zip(A, centres)]
         yield words, torch.randn(3, generator=rng).double(), slopes, rate, keep
 
 
@@ -56,8 +68,8 @@ def losses():
         A, B = (torch.randn(P, P, generator=rng).double() for _ in range(2))
         yield (
             words,
-            lambda theta, A=A: (A @ theta).cosh().log().sum(),
-            lambda theta, B=B: (B @ (theta - 1)).cosh().log().sum(),
+            Named("θ ↦ Σ log cosh(Aθ)", lambda theta, A=A: (A @ theta).cosh().log().sum()),
+            Named("θ ↦ Σ log cosh(B(θ − 1))", lambda theta, B=B: (B @ (theta - 1)).cosh().log().sum()),
             torch.randn(P, generator=rng).double(),
         )
 

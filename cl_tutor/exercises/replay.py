@@ -67,7 +67,7 @@ class Dice:
         return self.thrown[-1][0]
 
     def __repr__(self) -> str:
-        return "a fair die: draw(k) is one of 0, ..., k−1"
+        return "a die with the sides 0 … k−1"
 
 
 def outcomes(sample: Callable, n: int, M: int) -> Any:
@@ -111,7 +111,19 @@ def streams():
 
 
 def _ask_reservoir(answer, offers, M, draw):
-    return outcomes(answer, len(offers), M)
+    """The law: first how likely each offer is kept, which says most about a mistake, then every possible memory."""
+    law = outcomes(answer, len(offers), M)
+    return {"chance of offer": inclusion(law, len(offers)), "memory": law} if isinstance(law, dict) else law
+
+
+class Words:
+    """Stands for something that a verdict would otherwise print at length."""
+
+    def __init__(self, words: str, it: Any):
+        self.words, self.it = words, it
+
+    def __repr__(self) -> str:
+        return self.words
 
 
 def replays():
@@ -119,13 +131,16 @@ def replays():
     rng = torch.Generator().manual_seed(0)
     for words, alpha in [("α = 1", 1.0), ("α = 0.3", 0.3)]:
         draw = lambda t, n=6: Batch(torch.randn(n, 3, generator=rng).double(), torch.arange(n) % 2, torch.full((n,), t))
-        yield words, MLP((3, 4, 2), seed=1).double(), [draw(0), draw(0), draw(1)], Reservoir(5, seed=1), 4, alpha
+        net = Words("cross-entropy of an MLP", MLP((3, 4, 2), seed=1).double())
+        batches = Words("three batches, in three steps", [draw(0), draw(0), draw(1)])
+        yield words, net, "SGD, rate 0.3", batches, Words("a reservoir of 5 slots", Reservoir(5, seed=1)), 4, alpha
 
 
-def _ask_er(answer, net, batches, memory, size, alpha):
+def _ask_er(answer, net, opt, batches, memory, size, alpha):
     """The weights after three steps, and what the memory then holds."""
+    net, memory = net.it, memory.it
     opt = torch.optim.SGD(net.parameters(), lr=0.3)
-    for batch in batches:
+    for batch in batches.it:
         done = answer(lambda b: F.cross_entropy(net(b.x), b.y), opt, batch, memory, size, alpha)
         if done is ...:
             return done
