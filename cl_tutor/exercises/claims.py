@@ -140,6 +140,8 @@ CLAIMS = (
     Claim("flat", 2, "basins", "Flat minima forget less", (
         Place("rise from the sharper − the flatter, two learning rates", "flat_minima",
             partial(sharpness, "rates", "0.4", "0.05"), **POSITIVE),
+        Place("the same, after five epochs in place of twenty", "flat_minima",
+            partial(sharpness, "short", "0.4", "0.05"), **POSITIVE),
         Place("the same, two copies of one function", "flat_minima",
             partial(sharpness, "alphas", "2.0", "0.5"), **POSITIVE))),
     Claim("bwt-is-forgetting", 3, "metrics", "Negative BWT is forgetting", (
