@@ -84,6 +84,20 @@ def test_scrubbing_moves_the_marks_and_the_accuracies_together(open_island):
     assert_shows(page, steps[121])
 
 
+def test_a_hand_on_the_slider_leaves_what_stands_still_alone(open_island):
+    page = open_island(player())
+    assert page.locator(".clt-still path").count() > 3  # rings and whole paths: to paint them takes longest
+    page.evaluate(
+        """() => { window.touched = 0; document.querySelectorAll('.clt-still').forEach((n) =>
+        new MutationObserver((all) => { window.touched += all.length; })
+          .observe(n, { subtree: true, childList: true, attributes: true })); }"""
+    )
+    heads = page.locator("[data-head]").first.get_attribute("d")
+    page.get_by_role("slider", name="step").press("Home")
+    assert page.locator("[data-head]").first.get_attribute("d") != heads
+    assert page.evaluate("window.touched") == 0
+
+
 def test_play_starts_over_pause_holds_and_speed_counts(open_island):
     page = open_island(player())
     page.get_by_role("button", name="play").press("Enter")

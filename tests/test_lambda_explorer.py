@@ -157,6 +157,7 @@ def press(page, name: str) -> None:
 def test_the_slider_stops_at_what_was_run_and_says_what_came_of_it(open_island, explorer, path):
     page = open_island(explorer)
     knob = page.get_by_role("slider", name="grid point")
+    assert page.locator("p", has_text="ACC on the test images is highest: an optimist’s choice").is_visible()
     press(page, "split digits, Class-IL")
     knob.press("Home")
     for lam in LAMBDAS[:2]:

@@ -165,9 +165,12 @@ def test_a_dragged_optimum_changes_the_paths(open_island):
 def test_methods_are_switched_on_and_off_and_the_step_moves_all_marks(open_island):
     page = open_island(TwoValleys(methods=["naive"]))
     ring = page.get_by_role("group", name="Methods")
+    nearest = page.locator("p", has_text="comes nearest to the best for both")
+    assert not nearest.count()  # of one method
     for name in ("A-GEM", "L2", "replay (ER)"):
         ring.get_by_role("button", name=name).press("Space")
     assert_shows(page, TwoValleys(methods=["naive", "L2", "A-GEM", "ER"]))
+    assert "At this step replay (ER) comes nearest" in nearest.inner_text()
     ring.get_by_role("button", name="naive").press("Space")
     assert "naive" not in shown(page) and ring.get_by_role("button", name="A-GEM", pressed=True).count() == 1
     page.get_by_role("slider", name="step", exact=True).fill("1000")

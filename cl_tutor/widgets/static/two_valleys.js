@@ -257,7 +257,7 @@ function render({ model, el }) {
     const nearest = rows.slice(0, -1).sort(([, a], [, b]) => a[0] + a[1] - b[0] - b[1])[0];
     note.textContent = `H₁ has ${num(xx, 2)} and ${num(yy, 2)} on its diagonal, which is all that EWC keeps of it, `
       + `and ${num(xy, 2)} beside it, which EWC drops. H₂ is the identity.`
-      + (shown.length > 1 ? ` At this step ${word(nearest[0])} comes nearest to the best for both.` : "");
+      + (shown.length > 1 && state.step > STEPS ? ` At this step ${word(nearest[0])} comes nearest to the best for both.` : "");
     say(rows.map(([m, [a, b]]) => `${word(m).replace(" ▲", "")}: L₁ ${num(a, 2)}, L₂ ${num(b, 2)}`).join("; "));
   }
   return bind(model, KEYS, draw, [plane, dots, forgets]);
