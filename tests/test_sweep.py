@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from typer.testing import CliRunner
 
 from cl_tutor import cli, evidence, plans, stacked, sweep
@@ -231,13 +232,46 @@ def test_a_stored_sample_is_found_again():
             assert abs(new.acc - own.acc) < 0.02 and np.abs(new.R[0] - own.R[0]).max() < 0.02, e
 
 
-def test_the_page_shows_every_table_beside_what_was_published(tmp_path):
-    text = evidence.page(RUNS, tmp_path)
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pictures")
+    return evidence.page(RUNS, place), place
+
+
+def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown):
+    text, place = shown
     assert text.count("\n## ") == len(STORED) - 1  # the grid on digits is for an explorable
-    assert (tmp_path / "split_mnist.svg").exists() and "Hsu et al. (2018)" in text
+    assert len(list(place.glob("*.svg"))) == text.count("![") == len(STORED) - 1 and "Hsu et al. (2018)" in text
+    assert min(len(line) for line in text.splitlines() if line.startswith("![")) > 80  # alt text
     (line,) = (x for x in text.splitlines() if x.startswith("| task | er | er.size 128, er.slots 1100 |"))
     assert "99.28 ± 0.21" in line and "99.40 ± 0.08" in line  # read off the stored runs, and off the paper
     assert "nan" not in text and "None" not in text
+
+
+def test_every_cell_more_than_two_standard_errors_from_the_paper_is_explained(shown):
+    told = evidence.apart(plans.read(RUNS / "split_mnist.json")).splitlines()[2:]
+    assert all(row in shown[0] for row in told) and len(told) == 20
+    (ewc,) = (row for row in told if row.startswith("| domain | ewc |"))
+    assert "+12.08 | 1.59" in ewc  # 70.93 − 58.85; √(3.05²/5 + 2.59²/10), by hand
+    assert not any(row.startswith("| task | er |") for row in told)  # 0.12 away, of 0.10
+    at = {}  # the two numbers that explain it are the stored ones
+    for line in plans.read(RUNS / "ewc_lambda_mnist.json"):
+        at[line.experiment.scenario, dict(line.experiment.settings)["ewc.lam"]] = plans.spread(line).split()[0]
+    assert at["task", 100.0] in ewc and at["domain", 10.0] in ewc
+
+
+def test_combinations_are_compared_seed_by_seed(shown):
+    a, b = ([np.mean(r["R"][-1]) for r in line.records] for line in plans.read(RUNS / "combinations.json")[3:6:2])
+    found = stats.ttest_rel(b, a)  # another's t: er+lwf beside er
+    (row,) = (x for x in shown[0].splitlines() if x.startswith("| er+lwf | er |"))
+    assert f"{100 * (np.mean(b) - np.mean(a)):+.2f} ± " in row and f"| {found.statistic:+.1f} | 10 |" in row
+
+
+def test_the_ledger_says_what_a_method_costs(shown):
+    (row,) = (x for x in shown[0].splitlines() if x.startswith("| class | er | er.slots 1140 |"))
+    numbers = 1140 * (784 + 2)  # pixels, label, task
+    assert f"{numbers:,}" in row and f"{4 * numbers:,} | 1140 |" in row and "a batch of memory" in row
+    assert any(x.startswith("| class | ewc | 3,584,400 | 1140 | +") for x in shown[0].splitlines())
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -231,14 +231,14 @@ questions = (
     Question(
         "gap",
         "On what does the speed of power iteration depend?",
-        ("on the gap between the first two eigenvalues", "on the number of weights", "on the trace of the matrix"),
+        ("On the gap between the first two eigenvalues.", "On the number of weights.", "On the trace of the matrix."),
         "a",
         "Each step shrinks the second direction by λ₂/λ₁ beside the first, whatever else the matrix holds.",
     ),
     Question(
         "residual",
         "Two successive estimates of an eigenvalue agree to 0.1 %. What do you know?",
-        ("it is right to 0.1 %", "little, if the gap is narrow: print the residual", "the vector has converged"),
+        ("It is right to 0.1 %.", "Little, if the gap is narrow: print the residual.", "The vector has converged."),
         "b",
         "Slow progress looks like arrival; the residual bounds the distance to a true eigenvalue.",
     ),
@@ -246,9 +246,9 @@ questions = (
         "gram",
         "How can the top eigenvectors of a P × P Fisher be had without iterating?",
         (
-            "from the diagonal, which has all that is needed",
-            "by inverting it once",
-            "from the small matrix of dot products between scores",
+            "From the diagonal, which has all that is needed.",
+            "By inverting it once.",
+            "From the small matrix of dot products between scores.",
         ),
         "c",
         "GGᵀ/N has the same nonzero eigenvalues, and Gᵀ carries its eigenvectors across.",
@@ -256,7 +256,7 @@ questions = (
     Question(
         "percent",
         "Somebody says that 5 % of the directions hold 80 % of the trace. What do you ask?",
-        ("at which learning rate", "5 % of which directions, of how many samples", "whether the network was wide"),
+        ("At which learning rate.", "5 % of which directions, of how many samples.", "Whether the network was wide."),
         "b",
         "The rank is bounded by samples times classes less one: of all weights, any such share may hold by counting.",
     ),

@@ -160,7 +160,7 @@ questions = (
     Question(
         "reptile",
         "Reptile with γ = 0.5 takes five SGD steps from θ₀ to θ₅. Where does it go?",
-        ("half of the way, on the straight line", "to θ₂ or θ₃, at random", "to the minimum of the fifth loss"),
+        ("Half of the way, on the straight line.", "To θ₂ or θ₃, at random.", "To the minimum of the fifth loss."),
         "a",
         "θ₀ + γ(θ₅ − θ₀): the steps were only a way of asking where to go.",
     ),
@@ -168,7 +168,11 @@ questions = (
         "second order",
         "Averaged over their order, two SGD steps differ from one step on the sum of the losses. What does the "
         "difference do?",
-        ("It makes both losses flatter", "It makes the two gradients agree more", "It vanishes for quadratic losses"),
+        (
+            "It makes both losses flatter.",
+            "It makes the two gradients agree more.",
+            "It vanishes for quadratic losses.",
+        ),
         "b",
         "The mean of H₁g₂ and H₂g₁ is half of ∇(g₁·g₂): uphill in the agreement, of size α².",
     ),
@@ -176,9 +180,9 @@ questions = (
         "oml",
         "What does OML train before the stream begins?",
         (
-            "features on which later online steps disturb each other little",
-            "the prediction layer, by replay of the stream",
-            "the learning rate of every weight",
+            "Features on which later online steps disturb each other little.",
+            "The prediction layer, by replay of the stream.",
+            "The learning rate of every weight.",
         ),
         "a",
         "Its loss is measured after a prediction layer has learnt a walk online, and is differentiated through "
@@ -188,9 +192,9 @@ questions = (
         "price",
         "What makes OML expensive?",
         (
-            "it stores all samples of the stream",
-            "its network grows with every task",
-            "each of its steps is a whole short life",
+            "It stores all samples of the stream.",
+            "Its network grows with every task.",
+            "Each of its steps is a whole short life.",
         ),
         "c",
         "Every meta-gradient is taken through a walk of many online steps, and thousands of walks are needed.",

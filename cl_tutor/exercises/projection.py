@@ -174,9 +174,9 @@ questions = (
         "when",
         "When does A-GEM change the gradient of the new batch?",
         (
-            "at every step of every task but the first",
-            "when it points against the mean gradient of the memory",
-            "when it is longer than the gradient of the memory",
+            "At every step of every task but the first.",
+            "When it points against the mean gradient of the memory.",
+            "When it is longer than the gradient of the memory.",
         ),
         "b",
         "Only a negative inner product raises the old loss, to first order; agreement is left alone.",
@@ -184,7 +184,7 @@ questions = (
     Question(
         "one-row",
         "What is GEM if only one old gradient is given to it?",
-        ("A-GEM's formula", "plain SGD on the new batch", "experience replay with a memory of one row"),
+        ("A-GEM's formula", "Plain SGD on the new batch.", "Experience replay with a memory of one row."),
         "a",
         "With one row the dual has one unknown, and its solution is the closed form of A-GEM.",
     ),
@@ -192,9 +192,9 @@ questions = (
         "momentum",
         "Why does momentum break the guarantee of GEM?",
         (
-            "it makes the gradients longer",
-            "it makes the quadratic programme infeasible",
-            "it adds old steps after the projection",
+            "It makes the gradients longer.",
+            "It makes the quadratic programme infeasible.",
+            "It adds old steps after the projection.",
         ),
         "c",
         "Directions that were harmless some steps ago are taken again, and nobody asks the memory about them.",
@@ -202,7 +202,7 @@ questions = (
     Question(
         "mean",
         "A-GEM's constraint holds. May one of five old tasks lose by the step?",
-        ("no, for the mean of the old losses does not rise", "only if the learning rate is too large", "yes"),
+        ("No, for the mean of the old losses does not rise.", "Only if the learning rate is too large.", "Yes"),
         "c",
         "A mean may stay while one task pays for the others; GEM has a constraint for each.",
     ),
