@@ -103,7 +103,7 @@ def cifar(what, runs):
 
 
 def moved(scenario, run):
-    """What the output layer destroys when it moves on alone, over the worst of the other layers; ten steps of task 2."""
+    """What the output layer destroys when it moves on alone, over the worst of the others; ten steps of task 2."""
     left = np.array(run["forgetting"][scenario]["moved"])[2, :, 0]
     return left[:3].min() - left[3]
 
@@ -280,7 +280,7 @@ CLAIMS = (
 
 
 def judge(values, low, high):
-    """ "holds", "does not hold" or "open": does the mean ± t·s/√n lie inside (low, high), outside, or across a border?"""
+    """The verdict: does the mean ± t·s/√n lie inside (low, high), outside, or across a border?"""
     n = len(values)
     if n < 3:
         return "open"
@@ -483,7 +483,8 @@ derivation = (
     ),
     Step(
         "91.2",
-        r"If the law is normal, $(\bar d - \mu)\,/\,(s/\sqrt n)$ follows Student's $t$ with $n - 1$ degrees of freedom. "
+        r"If the law is normal, $(\bar d - \mu)\,/\,(s/\sqrt n)$ follows Student's $t$ with $n - 1$ degrees of "
+        r"freedom. "
         r"With two of them $\Pr(|t| < c) = c/\sqrt{2 + c^2}$, which is 0.95 at $c = 4.30$, and only 0.82 at $c = 2$. "
         r"Residual: the closed form against SciPy's quantile.",
         _student,
@@ -503,10 +504,10 @@ derivation = (
 )
 
 notes = """
-35 minutes, or an evening's discussion. Let each student bring one sentence from a paper that they believe, write down the
-interval that it claims before looking, and find the protocol in the table. The page is meant to be argued with: an interval
-is a choice, and several would turn another way with a milder one (ask for which). Misconceptions: that "open" means "equal";
-that two standard errors are 95 % whatever the number of seeds; that a hundred runs on the same 400 images are a hundred
-pieces of evidence about the world. Ask also what the rule cannot see: how widely each side was tuned, and that all seeds
-share one data set and one test set.
+35 minutes, or an evening's discussion. Let each student bring one sentence from a paper that they believe, write
+down the interval that it claims before looking, and find the protocol in the table. The page is meant to be argued
+with: an interval is a choice, and several would turn another way with a milder one (ask for which). Misconceptions:
+that "open" means "equal"; that two standard errors are 95 % whatever the number of seeds; that a hundred runs on
+the same 400 images are a hundred pieces of evidence about the world. Ask also what the rule cannot see: how widely
+each side was tuned, and that all seeds share one data set and one test set.
 """

@@ -120,6 +120,11 @@ function render({ model, el }) {
     draw();
   }
 
+  const framed = new Map(); // what each plot's axes show: drawn anew only when that changes
+  function refit(p) {
+    const now = JSON.stringify([p.x, p.y]);
+    if (framed.get(p) !== now) { framed.set(p, now); p.fit(); }
+  }
   function drawCloud() {
     const looks = styles(protocol.methods.map((m) => m.name));
     const means = protocol.methods.map((m) => [m.name, m.points.map(middle)]);
@@ -131,7 +136,7 @@ function render({ model, el }) {
       const v = all.map((p) => p[n]), lo = Math.min(...v), hi = Math.max(...v), pad = 0.08 * (hi - lo || 1);
       axis.range = [lo - pad, hi + pad];
     }
-    cloud.fit();
+    refit(cloud);
     const px = ([f, a]) => [cloud.X(f), cloud.Y(a)];
     others.replaceChildren(...means.flatMap(([name, p]) => {
       const chosen = name === method.name, opacity = chosen ? 1 : 0.55, look = looks[name];
@@ -158,7 +163,7 @@ function render({ model, el }) {
     const [acc, fall] = ["acc", "forgetting"].map((key) => path(method.points, key));
     const ys = [acc, fall].flat().flatMap(({ mean, sd }) => [mean - sd, mean + sd]).filter(Number.isFinite);
     along.y.range = [Math.min(0, ...ys), Math.max(1, ...ys)];
-    along.fit();
+    refit(along);
     [acc, fall].forEach((series, j) => {
       const edge = (sign) => series.map(({ mean, sd }, i) => [v[i], mean + sign * sd]).filter(finite);
       const ring = [...edge(1), ...edge(-1).reverse()].map(([a, b]) => [along.X(a), along.Y(b)]);
