@@ -84,6 +84,25 @@ def test_a_second_sweep_reads_and_an_interrupted_one_goes_on(tmp_path, monkeypat
     assert ran == BOTH[1:] and [numbers(r) for r in again] == [numbers(r) for r in first]
 
 
+def test_ctrl_c_costs_only_the_run_under_way(tmp_path):
+    code = "import sys; from dataclasses import replace; from cl_tutor.sweep import *\n"
+    code += "e = Experiment(stream='split', scenario='class', tasks=2, net='8', lr=0.1, epochs=30)\n"
+    code += "sweep([replace(e, seed=k) for k in range(500)], sys.argv[1], jobs=1, progress=False)"
+    cache = tmp_path / "cache"
+    with subprocess.Popen([sys.executable, "-c", code, cache], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list(cache.glob("*.json"))) < 2:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    left = list(cache.iterdir())
+    assert 2 <= len(left) < 500 and all(p.suffix == ".json" for p in left)
+    wanted = [replace(QUICK, epochs=30, seed=k) for k in range(2)]
+    before = {e: (cache / f"{e.key}.json").stat().st_mtime_ns for e in wanted}
+    found = sweep.sweep(wanted, cache, jobs=1, progress=False)
+    assert all((cache / f"{e.key}.json").stat().st_mtime_ns == at for e, at in before.items())  # read, not run again
+    assert numbers(found[0]) == numbers(run(wanted[0]))
+
+
 @pytest.mark.parametrize("damage", ["", "{", '{"experiment": {}}', "other"])
 def test_a_damaged_file_is_set_aside_with_a_warning_and_its_run_is_repeated(tmp_path, damage):
     (first,) = sweep.sweep([QUICK], tmp_path, jobs=1, progress=False)
@@ -230,6 +249,17 @@ def test_a_stored_sample_is_found_again():
         assert (new is None) == (own is None), e
         if own:
             assert abs(new.acc - own.acc) < 0.02 and np.abs(new.R[0] - own.R[0]).max() < 0.02, e
+
+
+def test_a_stored_sample_on_mnist_is_found_again(shared_data, monkeypatch):
+    """One short run of Split MNIST, where MNIST is: stored by a stack of runs, and here alone."""
+    monkeypatch.setenv("CL_TUTOR_DATA", str(shared_data))
+    lines = plans.read(RUNS / "lwf.json")
+    rng = np.random.default_rng(int(os.environ.get("CL_TUTOR_SAMPLE", "0")))
+    line = lines[rng.integers(len(lines))]
+    stored = line.records[0]
+    new, own = results(run(replace(line.experiment, seed=stored["experiment"]["seed"]))), results(stored)
+    assert abs(new.acc - own.acc) < 0.02 and np.abs(new.R[0] - own.R[0]).max() < 0.02, line.experiment
 
 
 @pytest.fixture(scope="module")
