@@ -362,17 +362,17 @@ def _proximal():
 derivation = (
     Step(
         "5.1",
-        r"""Samples are independent given $\theta$, so $p(\theta\mid 1, 2) \propto p(\text{task 2}\mid\theta)\, p(\theta\mid
-        1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of task 2,
-        $-\log p(\theta\mid 1, 2) = N_2 L_2(\theta) - \log p(\theta\mid 1) + c$. Task 1 enters through its
+        r"""Samples are independent given $\theta$, so $p(\theta\mid 1, 2) \propto p(\text{task 2}\mid\theta)\,
+        p(\theta\mid 1)$. Take $-\log$. With $L_2$ the mean of $-\log p(y\mid x;\theta)$ over the $N_2$ samples of
+        task 2, $-\log p(\theta\mid 1, 2) = N_2 L_2(\theta) - \log p(\theta\mid 1) + c$. Task 1 enters through its
         posterior and nowhere else. The check compares slopes, for linear regression with a flat prior.""",
         _bayes,
         1e-9,
     ),
     Step(
         "5.2",
-        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest point
-        $\theta_1^*$. The slope vanishes there, the curvature is $N_1 H$, and $H \approx F$ by lesson 04: $-\log
+        r"""Laplace's approximation: expand $-\log p(\theta\mid 1) = N_1 L_1(\theta) + c$ (flat prior) at its lowest
+        point $\theta_1^*$. The slope vanishes there, the curvature is $N_1 H$, and $H \approx F$ by lesson 04: $-\log
         p(\theta\mid 1) \approx c + \frac{N_1}2(\theta-\theta_1^*)^\top F\,(\theta-\theta_1^*)$. For linear
         regression with unit noise $F = X^\top X/N_1$, and the parabola is exact, which the check shows at 20
         points.""",
@@ -406,8 +406,8 @@ derivation = (
     ),
     Step(
         "5.6",
-        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$. Solved,
-        $\theta^+ = (\theta+\eta\lambda F\theta^*)/(1+\eta\lambda F)$. It is the minimum of
+        r"""Take the spring's force at the end of the step: $\theta^+ = \theta - \eta\lambda F(\theta^+-\theta^*)$.
+        Solved, $\theta^+ = (\theta+\eta\lambda F\theta^*)/(1+\eta\lambda F)$. It is the minimum of
         $\frac1{2\eta}\lVert\theta^+-\theta\rVert^2 + \frac\lambda2\sum_i F_i(\theta_i^+-\theta_i^*)^2$: the
         check finds its slope zero there. The factor $1/(1+\eta\lambda F)$ lies between 0 and 1 for every
         $\lambda$.""",

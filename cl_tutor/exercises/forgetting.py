@@ -246,9 +246,9 @@ def _steps():
 derivation = (
     Step(
         "0.1",
-        r"""A step of gradient descent on the loss of one batch moves every weight against its own slope: $\theta \leftarrow
-        \theta - \eta\,\nabla L_k(\theta; B)$. Each entry of $\nabla L_k$ is what the loss changes per unit of
-        one weight, $\partial L_k/\partial\theta_i = \lim_{h\to 0}\,[L_k(\theta + h e_i) - L_k(\theta - h e_i)]
+        r"""A step of gradient descent on the loss of one batch moves every weight against its own slope: $\theta
+        \leftarrow \theta - \eta\,\nabla L_k(\theta; B)$. Each entry of $\nabla L_k$ is what the loss changes per
+        unit of one weight, $\partial L_k/\partial\theta_i = \lim_{h\to 0}\,[L_k(\theta + h e_i) - L_k(\theta - h e_i)]
         / 2h$ with $e_i$ one step along weight $i$. Autograd finds all of them in one pass; the residual is its
         largest difference from that quotient with $h = 10^{-5}$. The batch comes from task $k$: no other task
         is asked.""",

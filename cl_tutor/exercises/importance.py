@@ -337,8 +337,8 @@ derivation = (
     ),
     Step(
         "6.5",
-        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c x_i$, so
-        MAS gives $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise
+        r"""A linear network $f_c = \sum_i w_{ci} x_i$: $\partial\,\frac12\lVert f\rVert^2/\partial w_{ci} = f_c
+        x_i$, so MAS gives $\Omega_{ci} = \mathbb E\,|f_c|\,|x_i|$. The Fisher of the same network under Gaussian noise
         of variance one is $F_{ci} = \mathbb E\,x_i^2$. By Cauchy and Schwarz $\Omega_{ci} \le \sqrt{\mathbb E
         f_c^2}\,\sqrt{F_{ci}}$: MAS goes with the root of the Fisher. The check computes $\Omega$ by autograd,
         sample by sample, and asserts the bound.""",
@@ -346,9 +346,9 @@ derivation = (
     ),
     Step(
         "6.7",
-        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of $-\nabla L$
-        along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a sum
-        over steps, with the gradient at the beginning of each: a left-hand rule, whose error is of order
+        r"""SI's $\omega_i = -\int g_i\,\mathrm d\theta_i$. Added up over the weights it is the line integral of
+        $-\nabla L$ along the path, which by the fundamental theorem is $L(\text{start}) - L(\text{end})$. Code has a
+        sum over steps, with the gradient at the beginning of each: a left-hand rule, whose error is of order
         $\eta$. The check runs $\eta$, $\eta/2$, $\eta/4$ to the same time and extrapolates the error to $\eta =
         0$.""",
         _richardson,

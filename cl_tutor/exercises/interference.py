@@ -251,17 +251,17 @@ def _integral():
 derivation = (
     Step(
         "1.1",
-        r"""A step on task 2 moves the weights along a line: watch only $h(\eta) = L_1(\theta - \eta\, g_2)$, a function of
-        one number. By the chain rule $h'(0) = -g_1 \cdot g_2$ and $h''(0) = g_2^\top H_1\, g_2$, with $H_1$ the
-        matrix of second derivatives of $L_1$ at $\theta$. Taylor's theorem in one dimension then gives
+        r"""A step on task 2 moves the weights along a line: watch only $h(\eta) = L_1(\theta - \eta\, g_2)$, a
+        function of one number. By the chain rule $h'(0) = -g_1 \cdot g_2$ and $h''(0) = g_2^\top H_1\, g_2$, with
+        $H_1$ the matrix of second derivatives of $L_1$ at $\theta$. Taylor's theorem in one dimension then gives
         $L_1(\theta - \eta g_2) = L_1(\theta) - \eta\, g_1\cdot g_2 + \frac12\eta^2 g_2^\top H_1 g_2 +
         O(\eta^3)$. The residual compares both derivatives with autograd's.""",
         _along_the_step,
     ),
     Step(
         "1.2",
-        r"""For small $\eta$ keep the first term, $\Delta L_1 \approx -\eta\, g_1\cdot g_2$. What is dropped shrinks like
-        $\eta^2$: on log-log axes the error is a line of slope 2. For a quadratic loss there is no $O(\eta^3)$
+        r"""For small $\eta$ keep the first term, $\Delta L_1 \approx -\eta\, g_1\cdot g_2$. What is dropped shrinks
+        like $\eta^2$: on log-log axes the error is a line of slope 2. For a quadratic loss there is no $O(\eta^3)$
         at all, so the error divided by $\eta^2$ is exactly $\frac12 g_2^\top H_1 g_2$ at every $\eta$: that is
         the residual, at $\eta = 0.01$, $0.1$ and $1$.""",
         _rest_of_a_bowl,
@@ -276,16 +276,16 @@ derivation = (
     ),
     Step(
         "1.3, by chance",
-        r"""How large is a cosine between directions that have nothing to do with each other? Let $q_1, \dots, q_P$ be an
-        orthonormal basis and $u$ a vector of length 1. By Pythagoras $\sum_k (u\cdot q_k)^2 = 1$, so the mean
+        r"""How large is a cosine between directions that have nothing to do with each other? Let $q_1, \dots, q_P$
+        be an orthonormal basis and $u$ a vector of length 1. By Pythagoras $\sum_k (u\cdot q_k)^2 = 1$, so the mean
         of $\cos^2$ over the basis is $1/P$ exactly. A random direction is the first vector of a randomly turned
         basis, so $\mathbb{E}\cos^2 = 1/P$ and a typical $|\cos|$ is $1/\sqrt P$.""",
         _chance,
     ),
     Step(
         "1.4",
-        r"""The rest, without approximation. Integrate $h''$ twice from 0 to $\eta$ and substitute $s$ for the fraction of
-        the step: $\Delta L_1 = -\eta\, g_1\cdot g_2 + \eta^2 \int_0^1 (1-s)\, g_2^\top H_1(\theta - s\eta
+        r"""The rest, without approximation. Integrate $h''$ twice from 0 to $\eta$ and substitute $s$ for the
+        fraction of the step: $\Delta L_1 = -\eta\, g_1\cdot g_2 + \eta^2 \int_0^1 (1-s)\, g_2^\top H_1(\theta - s\eta
         g_2)\, g_2\, ds$. So whatever the dot product misses is a weighted mean of the curvature of $L_1$ along
         the step, early parts of the step counting most. The residual takes $\eta = 1$ on a loss that is no
         bowl, and Gauss's rule for the integral.""",

@@ -305,8 +305,8 @@ def _no_barrier_in_a_bowl():
 derivation = (
     Step(
         "2.1",
-        r"""One weight vector, two classes: $p(1\mid x) = \sigma(\theta\cdot x)$ with $\sigma(z) = 1/(1 + e^{-z})$. For a
-        label $s = \pm1$ the probability of the right class is $\sigma(s\,\theta\cdot x)$, since $1-\sigma(z) =
+        r"""One weight vector, two classes: $p(1\mid x) = \sigma(\theta\cdot x)$ with $\sigma(z) = 1/(1 + e^{-z})$.
+        For a label $s = \pm1$ the probability of the right class is $\sigma(s\,\theta\cdot x)$, since $1-\sigma(z) =
         \sigma(-z)$. Minus its logarithm is $\log(1 + e^{-s\,\theta\cdot x})$: the mean over the samples is the
         loss. The residual compares it with the cross-entropy of the two logits $(0, \theta\cdot x)$, as the
         package computes it.""",
@@ -314,8 +314,8 @@ derivation = (
     ),
     Step(
         "2.2",
-        r"""Differentiate twice. With $z = \theta\cdot x$ the slope of $\log(1+e^{-sz})$ in $z$ is $-s\,\sigma(-sz)$, and
-        its slope in turn is $\sigma(z)(1-\sigma(z))$, for both labels, because $s^2 = 1$. The chain rule adds
+        r"""Differentiate twice. With $z = \theta\cdot x$ the slope of $\log(1+e^{-sz})$ in $z$ is $-s\,\sigma(-sz)$,
+        and its slope in turn is $\sigma(z)(1-\sigma(z))$, for both labels, because $s^2 = 1$. The chain rule adds
         an $x$ each time: $\nabla^2 L = \frac1N\sum_n \sigma(z_n)(1-\sigma(z_n))\, x_n x_n^\top$. For any
         direction $v$ this gives $v^\top\nabla^2 L\, v = \frac1N\sum_n \sigma(1-\sigma)\,(v\cdot x_n)^2 \ge 0$:
         one bowl.""",
@@ -349,16 +349,16 @@ derivation = (
     ),
     Step(
         "2.6",
-        r"""On the line from $\theta$ to $\theta'$ the barrier is the most by which the loss rises above the chord between
-        its two ends, $\max_s\,[L((1-s)\theta + s\theta') - (1-s)L(\theta) - sL(\theta')]$. At both ends the
+        r"""On the line from $\theta$ to $\theta'$ the barrier is the most by which the loss rises above the chord
+        between its two ends, $\max_s\,[L((1-s)\theta + s\theta') - (1-s)L(\theta) - sL(\theta')]$. At both ends the
         bracket is 0, so the barrier is never negative. A convex loss lies below every chord: there it is 0. The
         residual is the largest barrier of the loss (2.1) on twenty random lines.""",
         _no_barrier_in_a_bowl,
     ),
     Step(
         "2.7",
-        r"""At the bottom of a basin the slope is 0, so Taylor's second term is the first that counts: a move by $\delta$
-        costs $\Delta L \approx \frac12\,\delta^\top H\delta$. Write $\delta$ in the eigenvectors of $H$,
+        r"""At the bottom of a basin the slope is 0, so Taylor's second term is the first that counts: a move by
+        $\delta$ costs $\Delta L \approx \frac12\,\delta^\top H\delta$. Write $\delta$ in the eigenvectors of $H$,
         $\delta = \sum_k a_k v_k$: then $\delta^\top H\delta = \sum_k \lambda_k a_k^2 \le \lambda_1 \sum_k a_k^2
         = \lambda_1 \lVert\delta \rVert^2$, with equality along $v_1$. The bound says nothing about how long
         $\delta$ will be: that is why a flat basin need not forget less.""",

@@ -285,25 +285,25 @@ def _symmetric():
 derivation = (
     Step(
         "7.3",
-        r"""Let $q = \sigma(z^{\text{old}}/T)$ and $p = \sigma(z/T)$. Of $\mathrm{KL}(q\Vert p) = \sum_c q_c(\log q_c-\log
-        p_c)$ only $\log p$ depends on $z$, and $\partial\log p_c/\partial z_d = ([c=d]-p_d)/T$. So
+        r"""Let $q = \sigma(z^{\text{old}}/T)$ and $p = \sigma(z/T)$. Of $\mathrm{KL}(q\Vert p) = \sum_c q_c(\log
+        q_c-\log p_c)$ only $\log p$ depends on $z$, and $\partial\log p_c/\partial z_d = ([c=d]-p_d)/T$. So
         $\partial\,T^2\mathrm{KL}/\partial z_c = T\,(p_c-q_c)$: the cross-entropy's gradient with soft labels,
         times $T$. The check compares with autograd, for a batch mean.""",
         _slope,
     ),
     Step(
         "7.4",
-        r"""Expand in $1/T$: $p_c = \frac1C\bigl(1+\frac{z_c-\bar z}{T}\bigr)+O(T^{-2})$ with $\bar z$ the mean logit. Then
-        $T(p_c-q_c) \to \frac1C\bigl[(z_c-\bar z)-(z_c^{\text{old}}-\bar z^{\text{old}})\bigr]$, the gradient of
-        $\frac1{2C}\lVert\cdot\rVert^2$ of that bracket. The error is of order $1/T$; the check extrapolates it
-        away.""",
+        r"""Expand in $1/T$: $p_c = \frac1C\bigl(1+\frac{z_c-\bar z}{T}\bigr)+O(T^{-2})$ with $\bar z$ the mean
+        logit. Then $T(p_c-q_c) \to \frac1C\bigl[(z_c-\bar z)-(z_c^{\text{old}}-\bar z^{\text{old}})\bigr]$, the
+        gradient of $\frac1{2C}\lVert\cdot\rVert^2$ of that bracket. The error is of order $1/T$; the check
+        extrapolates it away.""",
         _limit,
         1e-6,
     ),
     Step(
         "7.5",
-        r"""For a small change $\delta z$ of the logits, at $T=1$: the slope of $\mathrm{KL}(q\Vert\cdot)$ vanishes at $q$
-        and its second derivative is the softmax's curvature of lesson 04, so $\mathrm{KL} \approx
+        r"""For a small change $\delta z$ of the logits, at $T=1$: the slope of $\mathrm{KL}(q\Vert\cdot)$ vanishes
+        at $q$ and its second derivative is the softmax's curvature of lesson 04, so $\mathrm{KL} \approx
         \frac12\,\delta z^\top(\operatorname{diag} q-qq^\top)\,\delta z$. With $\delta z = J\delta$ and the mean
         over inputs this is $\frac12\,\delta^\top F\delta$: EWC's energy, with the whole Fisher.""",
         _metric,
@@ -311,8 +311,8 @@ derivation = (
     ),
     Step(
         "7.5, the other way round",
-        r"""$\mathrm{KL}(p\Vert q)$ has the same second derivative at $p=q$, so near the teacher the two directions cannot
-        be told apart: their difference is of third order. Far away they differ, and so do the networks that
+        r"""$\mathrm{KL}(p\Vert q)$ has the same second derivative at $p=q$, so near the teacher the two directions
+        cannot be told apart: their difference is of third order. Far away they differ, and so do the networks that
         they train: $\mathrm{KL}(q\Vert p)$ punishes a student that misses what the teacher believes in. The
         check divides the difference by $h^2$ and lets $h \to 0$.""",
         _symmetric,

@@ -263,8 +263,8 @@ def _over_T():
 derivation = (
     Step(
         "3.2",
-        r"""Fix the logits. If the right unit $y$ beats all ten, it beats its partner as well, so Task-IL is right; and the
-        winner's parity is $y$'s own, so Domain-IL is right. Every sample that Class-IL counts is counted by the
+        r"""Fix the logits. If the right unit $y$ beats all ten, it beats its partner as well, so Task-IL is right;
+        and the winner's parity is $y$'s own, so Domain-IL is right. Every sample that Class-IL counts is counted by the
         other two, hence $A_{\text{class}} \le \min(A_{\text{task}}, A_{\text{domain}})$. No such order holds
         between Task-IL and Domain-IL. The residual counts the samples that break it, among 2,000 random ones.""",
         _class_is_hardest,
@@ -292,8 +292,8 @@ derivation = (
     ),
     Step(
         "3.5, over $T$",
-        r"""A published slip divides the sum of the $T-1$ changes by $T$. The last task adds $R_{TT} - R_{TT} = 0$ to the
-        sum, so nothing crashes, and the number is $(T-1)/T$ of what it should be: with $T = 5$ a fifth of the
+        r"""A published slip divides the sum of the $T-1$ changes by $T$. The last task adds $R_{TT} - R_{TT} = 0$ to
+        the sum, so nothing crashes, and the number is $(T-1)/T$ of what it should be: with $T = 5$ a fifth of the
         forgetting is hidden, with $T = 2$ half of it.""",
         _over_T,
     ),
