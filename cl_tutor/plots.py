@@ -373,7 +373,7 @@ class Live:
 # ------------------------------------------------------------------------------------------------------------ surfaces
 
 
-@mpl.rc_context(STYLE)
+@mpl.rc_context(STYLE | {"figure.constrained_layout.w_pad": 0.15})  # equal scales move the axes after the layout
 def surface(
     xs: np.ndarray, ys: np.ndarray, Z: Surfaces, paths: Paths | None = None, points: Points | None = None, *,
     title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂",
