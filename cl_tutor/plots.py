@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .results import Results
@@ -269,6 +270,8 @@ def lines(
         if x.shape != y.shape or x.ndim != 1:
             raise ValueError(f"{name!r} needs one x for each y in one row, but the shapes are {x.shape} and {y.shape}.")
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    if not logx and all((x == x.round()).all() for x, _ in data.values()):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no task 1.5
     if ylim:
         ax.set_ylim(*ylim)
     for at, words in (marks or {}).items():
@@ -373,7 +376,7 @@ class Live:
 # ------------------------------------------------------------------------------------------------------------ surfaces
 
 
-@mpl.rc_context(STYLE)
+@mpl.rc_context(STYLE | {"figure.constrained_layout.w_pad": 0.15})  # equal scales move the axes after the layout
 def surface(
     xs: np.ndarray, ys: np.ndarray, Z: Surfaces, paths: Paths | None = None, points: Points | None = None, *,
     title: str = "Loss", xlabel: str = "θ₁", ylabel: str = "θ₂",

@@ -53,7 +53,7 @@ def build(source: Path, target: Path, mathjax: Path | None = None) -> None:
         shutil.copytree(source / ".github", pages / "_static" / "pictures", ignore=shutil.ignore_patterns("*.y*ml"))
         rows = [_lesson(source / "notebooks" / f"{k:02d}_{name}.ipynb", k, pages) for k, name in LESSONS.items()]
         shutil.copyfile(source / "notebooks" / "NOTATION.md", pages / "notation.md")
-        table = "\n".join(["| lesson | the question |", "|---|---|", *rows])
+        table = "\n".join(["| lesson | the question | minutes |", "|---|---|---|", *rows])
         contents = "\n".join(f"lessons/{k:02d}_{name}" for k, name in LESSONS.items())
         for page in pages.glob("*.md"):
             text = page.read_text(encoding="utf-8").replace("LESSONS_TABLE", table).replace("LESSONS_TREE", contents)
@@ -118,8 +118,10 @@ def _lesson(path: Path, lesson: int, pages: Path) -> str:
     (pages / "lessons").mkdir(exist_ok=True)
     text = json.dumps(folded(notebook, lesson)).replace("](NOTATION.md", "](../notation.md")
     (pages / "lessons" / path.name).write_text(text, encoding="utf-8")
-    question = re.search(r"\*\*Question\.\*\* (.+)", header)
-    return f"| [{header.splitlines()[0].lstrip('# ')}](lessons/{path.name}) | {question[1] if question else ''} |"
+    said = [re.search(pattern, header) for pattern in (r"\*\*Question\.\*\* (.+)", r"\*\*Time\.\*\* (\d+) minutes")]
+    question, minutes = (found[1] if found else "" for found in said)
+    title = header.splitlines()[0].lstrip("# ")
+    return f"| [{title}](lessons/{path.name}) | {question} | {minutes} |"
 
 
 def _executed(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -150,6 +150,11 @@ def test_bars_show_every_seed():
     )
 
 
+def test_what_is_counted_has_whole_numbers_on_its_axis():
+    ticks = lambda x: plots.lines({"a": (x, [0.5, 0.25, 0.125])}, "task", "ACC").figure.axes[0].get_xticks()
+    assert (ticks([1, 2, 3]) % 1 == 0).all() and (ticks([0, 0.5, 1]) % 1 != 0).any()
+
+
 def test_the_histogram_says_the_share_below_zero():
     assert "25 % below zero" in plots.hist({"cosine": [-1, 1, 2, 3]}, "cosine").alt
 

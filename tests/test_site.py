@@ -175,7 +175,8 @@ def test_what_cannot_be_built_is_refused(tmp_path, monkeypatch):
 
 
 def test_notebooks_with_stale_outputs_are_executed_for_the_site(tmp_path):
-    cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# 00 · Tiny\n\n**Question.** Two?"},
+    header = "# 00 · Tiny\n\n**Question.** Two?\n\n**Time.** 5 minutes."
+    cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": header},
              {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "outputs": [],
               "execution_count": None}]  # fmt: skip
     metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -184,7 +185,7 @@ def test_notebooks_with_stale_outputs_are_executed_for_the_site(tmp_path):
     row = site._lesson(path, 0, tmp_path)
     made = json.loads((tmp_path / "lessons" / path.name).read_text())
     assert made["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["2"]
-    assert row == "| [00 · Tiny](lessons/00_forgetting.ipynb) | Two? |"
+    assert row == "| [00 · Tiny](lessons/00_forgetting.ipynb) | Two? | 5 |"
 
 
 def test_the_reference_has_every_public_method():
