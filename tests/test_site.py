@@ -133,6 +133,18 @@ def test_an_animation_is_scrubbed_without_a_kernel(built, page):
     assert page.outside == []
 
 
+def test_the_slider_of_a_plotly_animation_moves_without_a_kernel(built, page):
+    page.goto((built / "lessons/02_loss_basins.html").as_uri())
+    plot = page.locator(".js-plotly-plot", has=page.locator(".slider-group"))
+    plot.scroll_into_view_if_needed()
+    before = plot.screenshot()
+    box = plot.locator(".slider-rail-touch-rect").bounding_box()
+    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    page.wait_for_timeout(300)
+    assert plot.screenshot() != before
+    assert page.outside == []
+
+
 def test_an_explorable_answers_the_keyboard(built, page):
     page.goto((built / "lessons/03_scenarios_and_metrics.html").as_uri())
     editor = page.get_by_role("group", name="Accuracy matrix editor", exact=True)
