@@ -53,6 +53,9 @@ CHANGED = f"""async (root) => {{
   return false;
 }}"""
 
+# anywidget stops listening to the kernel where a module took longer than 2 s to load, which on a busy machine is no fault.
+PATIENCE = "const own = AbortSignal.timeout; AbortSignal.timeout = (ms) => own.call(AbortSignal, 100 * ms);"
+
 # A control, by its number, or by its name where it was drawn anew; and how the keyboard uses each kind.
 CONTROL = """(root, [controls, k, name]) => root.controls[k].isConnected ? root.controls[k]
   : [...root.querySelectorAll(controls)].find((n) => (n.ariaLabel || n.textContent).trim() === name)"""
@@ -137,6 +140,7 @@ def lesson(browser, lab):
     context, errors = browser.new_context(viewport={"width": 1280, "height": 900}), []
     local = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
     page = context.new_page()
+    page.add_init_script(PATIENCE)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: request.url.startswith(local) or errors.append(request.url))
 
