@@ -279,6 +279,15 @@ def _merged():
     return float((many - omega * (theta - anchor)).abs().max())
 
 
+def _online():
+    """Four parabolas learnt one by one under the single spring of Online EWC, against their joint optimum."""
+    F, best = torch.rand(2, 4, 3).double() + 0.1
+    theta, omega = best[0], F[0]
+    for f, b in zip(F[1:], best[1:]):
+        theta, omega = (omega * theta + f * b) / (omega + f), omega + f
+    return float((theta - merge(best, F)[0]).abs().max())
+
+
 def _series():
     """Twenty updates with one Fisher against the closed form."""
     F, gamma, omega = torch.rand(5).double(), 0.95, torch.zeros(5).double()
@@ -327,6 +336,16 @@ derivation = (
         \sum_k\Omega_k\theta_k^*/\Omega$: two numbers a weight, for any number of tasks. The check compares the
         forces at 20 places.""",
         _merged,
+    ),
+    Step(
+        "6.2",
+        r"""Where the spring hangs. Let every loss be a parabola, $L_k = \frac12 F_k(\theta-b_k)^2$. If after $k$ tasks
+        one spring at the joint optimum $\theta^*$ of these tasks, of stiffness $\Omega = \sum_{j\le k}F_j$, holds all of
+        them, then learning task $k+1$ under it ends at $(\Omega\theta^*+F_{k+1}b_{k+1})/(\Omega+F_{k+1})$, the joint
+        optimum of $k+1$ tasks, where by (6.1) one spring of stiffness $\Omega+F_{k+1}$ holds them all again: that is
+        (6.2) with $\gamma=1$, and by induction nothing is ever lost. Separate wells at every $\theta_k^*$ are more than
+        that: $\theta_2^*$ has been drawn towards task 1 already.""",
+        _online,
     ),
     Step(
         "6.3",
