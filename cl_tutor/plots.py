@@ -403,6 +403,7 @@ def surface(
         ax.annotate(name, (x, y), (7, 6), textcoords="offset points", zorder=5, bbox=box)
     ax.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]), aspect="equal")  # or gradients would not cross contours squarely
     _legend(figure, ax)
+    figure.draw_without_rendering()  # a first pass moves the ticks: only then does the layout know how wide they are
     return Picture(figure, _surface_alt(title, xs, ys, Z, paths, points))
 
 

@@ -164,6 +164,17 @@ def test_the_surface_says_where_the_minimum_and_the_ends_are():
     assert "(0.50, 1.07)" in alt and "(1.25, −0.50)" in alt  # the grid holds no 1.00
 
 
+def test_the_labels_of_a_surface_lie_inside_its_picture():
+    """One scale on both axes moves them after the layout; a wide legend once cut θ₂ in half."""
+    xs, ys = np.linspace(-1, 9, 61), np.linspace(-6, 4, 61)
+    paths = {f"diagonal, c = 0.0{k}": [[1, 1], [2, 2]] for k in (1, 5)}
+    picture = plots.surface(xs, ys, xs[None] ** 2 + ys[:, None] ** 2, paths, {"θ*": (4.6, -1.9)})
+    picture.png()
+    (ax,) = picture.figure.axes
+    boxes = [label.get_window_extent() for label in (ax.xaxis.label, ax.yaxis.label)]
+    assert min(min(box.x0, box.y0) for box in boxes) > 0
+
+
 def test_the_animation_has_frames_buttons_and_a_slider_and_no_contour_trace():
     picture = plots.animate(XS, YS, TWO, PATHS, {"θ₁*": (0, 0)}, frames=20)
     figure = picture.figure

@@ -83,10 +83,10 @@ class EWCWell(Island):
         s, middle = np.array(self.at), int(np.argmin(np.abs(np.array(self.at) - self.anchor)))
         old, new = np.array(self.old[0]), np.array(self.new[0])
         well = 0.5 * self.stiffest * (s - self.anchor) ** 2
-        series = {"old loss": (s, old), "its quadratic": (s, old[middle] + well), "new loss": (s, new)}
+        series = {"old loss": (s, old), "old loss, quadratic": (s, old[middle] + well), "new loss": (s, new)}
         total, top = new + self.lam * well, 1.05 * max(old.max(), new.max())
         low, side = s[total.argmin()], "below" if self.lam < self.ceiling else "beyond"
-        series[f"new + {self.lam:.3g} wells"] = (s, np.where(total < top, total, np.nan))
+        series[f"new + {self.lam:.3g} · well"] = (s, np.where(total < top, total, np.nan))
         drawn = plots.lines(series, "the stiffest weight", "loss", "The EWC well", marks={self.anchor: "θ*"})
         alt = (
             f"The EWC well along the stiffest weight: the old loss, its quadratic at θ* = {self.anchor:.3g}, the new "
