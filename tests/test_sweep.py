@@ -168,6 +168,7 @@ def test_stacked_runs_are_the_separate_ones(scenario):
     how = {"naive": {}, "l2": {}, "ewc": {"ewc.lam": 30, "ewc.samples": 20}, "si": {"si.lam": 30}, "er+lwf": {}}
     how |= {"online-ewc": {"online-ewc.samples": 20}, "mas": {"mas.samples": 20}, "der++": {"der++.slots": 50}}
     wanted = [replace(base, method=m, settings=s, seed=k) for k, (m, s) in enumerate(how.items())]
+    assert all(map(stacked.fits, wanted))
     (group,) = stacked.groups(wanted, 20)
     together = stacked.run_many(group)
     for e, record in zip(group, together):
