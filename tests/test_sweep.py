@@ -313,6 +313,17 @@ def test_combinations_are_compared_seed_by_seed(shown):
     assert f"{100 * (np.mean(b) - np.mean(a)):+.2f} ± " in row and f"| {found.statistic:+.1f} | 10 |" in row
 
 
+def test_what_the_page_says_of_buffers_is_so():
+    at = {
+        (m, v): line for line in plans.read(RUNS / "buffers.json") for m, v in line.experiment.settings if "slots" in m
+    }
+    gain = {n: evidence.difference(at["der++.slots", n], at["er.slots", n]) for m, n in at if m == "er.slots"}
+    assert all(d.mean() > 3 and d.mean() > 2 * d.std(ddof=1) / len(d) ** 0.5 for d in (gain[50], gain[100]))
+    assert all(abs(d.mean()) < 0.5 for n, d in gain.items() if n >= 1000) and len(gain) == 8
+    er = {n: np.mean([r.acc for r in line.runs]) for (m, n), line in at.items() if m == "er.slots"}
+    assert (er[500] - 0.2) / (er[25000] - 0.2) > 0.9  # of the way from one task in five: 100 images a task
+
+
 def test_the_ledger_says_what_a_method_costs(shown):
     (row,) = (x for x in shown[0].splitlines() if x.startswith("| class | er | er.slots 1140 |"))
     numbers = 1140 * (784 + 2)  # pixels, label, task
