@@ -242,7 +242,7 @@ def bars(results: Runs, title: str = "Accuracy and forgetting at the end") -> Pi
             ax.plot(values, y + np.linspace(-0.16, 0.16, len(values) + 2)[1:-1], marker, color=colour, markersize=5)
             if len(values) > 1:
                 ax.errorbar(values.mean(), y, xerr=values.std(ddof=1), color="black", capsize=4, linewidth=1.6)
-            ax.annotate(_mean_sd(values), (1.0, y), xycoords=("axes fraction", "data"), va="center", size=11)
+            ax.annotate(_mean_sd(values), (1.04, y), xycoords=("axes fraction", "data"), va="center", size=11)
             spoken[name] += f" {label} {_mean_sd(values)}"
         ax.set(xlabel=label, yticks=range(len(runs)), yticklabels=runs)
         ax.grid(axis="y", visible=False)
@@ -536,7 +536,10 @@ def _num(value: float, digits: int = 3) -> str:
 
 
 def _mean_sd(values: np.ndarray) -> str:
-    return _num(values.mean()) + (f" ± {_num(values.std(ddof=1))}" if len(values) > 1 else "")
+    if not np.isfinite(values.mean()):
+        return "undefined"
+    said = f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    return said.replace("-", "−")
 
 
 def _runs(results: Runs) -> tuple[dict[str, list[Results]], int]:

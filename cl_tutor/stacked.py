@@ -1,5 +1,8 @@
 """Many runs as one: R networks of one shape, each with its own seed, order of data and strengths, in one loop.
 
+On a CPU it pays where the networks are small and the batches too: Python's share of a step is then paid once for all of
+them (`tests/bench/test_cost.py` measures how much). Images of MNIST in batches of 128 gain little.
+
 θ gets a leading axis R, `vmap` carries the network over it, and the optimisers work element by element: R runs in one
 loop are R runs, up to the order in which a matrix product adds up. What a method keeps (Ω, a reservoir) is asked of the
 very object that a separate run would use.
@@ -10,36 +13,54 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 from torch.func import functional_call, vmap
+from tqdm.auto import tqdm
 
 from .methods.regularization import SI, LwF, Quadratic, Well
 from .methods.replay import DER, ER
 from .streams import unit_float
-from .sweep import VERSION, Experiment, Record, machine
+from .sweep import VERSION, Experiment, Record, keep, machine, recall, sweep
 
 KNOWN = set(["naive", "joint", "l2", "ewc", "online-ewc", "si", "mas", "lwf", "er", "der", "der++"])
 
 
 def fits(e: Experiment) -> bool:
     """Can this run be one of many?"""
-    return (
-        e.net != "cnn" and e.stream == "split" and not e.watch and not e.samples and set(e.method.split("+")) <= KNOWN
-    )
+    return e.net != "cnn" and e.stream == "split" and not (e.watch or e.samples) and set(e.method.split("+")) <= KNOWN
 
 
-def groups(experiments: Sequence[Experiment], most: int = 250) -> Iterator[list[Experiment]]:
+def sweep_stacked(
+    experiments: Iterable[Experiment], cache: str | Path, jobs: int = -1, progress: bool = True, most: int = 20
+) -> list[Record]:
+    """What `sweep` gives, the runs that `fit` up to `most` at a time as one, in `jobs` processes.
+
+    An accuracy may differ from a separate run's by a sample or two; a record's `machine` says how many ran as one.
+    """
+    wanted = list(experiments)
+    missing = [e for e in dict.fromkeys(wanted) if fits(e) and not recall(e, cache)]
+    work = list(groups(missing, most))
+    with tqdm(total=len(missing), unit="run", disable=not progress or not work) as bar:
+        for made in Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(run_many)(group) for group in work):
+            for record in made:
+                keep(record, cache)
+            bar.update(len(made))
+    return sweep(wanted, cache, jobs, progress=progress)
+
+
+def groups(experiments: Sequence[Experiment], most: int) -> Iterator[list[Experiment]]:
     """Those that differ in nothing but method, strengths and seed."""
     alike = defaultdict(list)
     for e in experiments:
-        alike[
-            replace(e, method="joint" if e.method == "joint" else "naive", settings={}, seed=e.held_out * e.seed)
-        ].append(e)
+        method = "joint" if e.method == "joint" else "naive"  # joint's stream is another one
+        alike[replace(e, method=method, settings={}, seed=e.held_out * e.seed)].append(e)
     for group in alike.values():
         yield from (group[k : k + most] for k in range(0, len(group), most))
 
@@ -63,7 +84,7 @@ class Stack:
         self.x, self.y = torch.cat(x).to(device), torch.cat([task.train.y for task in self.stream.tasks]).to(device)
         self.t = torch.cat([task.train.t for task in self.stream.tasks]).to(device)
         self.start = torch.tensor([0, *(len(part) for part in x)]).cumsum(0).tolist()
-        self.wells: list[tuple[list[int], dict[str, Tensor], dict[str, Tensor]]] = []  # (which, anchor, λΩ)
+        self.wells: list[tuple[list[int] | slice, dict[str, Tensor], dict[str, Tensor]]] = []  # (which, anchor, λΩ)
         self.strength = lambda kind, name: torch.tensor([getattr(m, name) for _, m in kind], device=device)
         self.quadratic, self.lwf, self.er, self.der = (self.those(kind) for kind in (Quadratic, LwF, ER, DER))
         self.si = self.those(SI)
@@ -94,17 +115,15 @@ class Stack:
         """Rows of the memories: places in the data (R, S), the weight of each (R, S), and all columns."""
         columns = [m.memory_.sample(m.size) for _, m in kind]
         most = max(len(c[0]) for c in columns)
-        places = torch.zeros(len(kind), most, dtype=torch.long)
-        weight = torch.zeros(len(kind), most)
+        places, weight = torch.zeros(len(kind), most, dtype=torch.long), torch.zeros(len(kind), most)
         for k, (place, *_) in enumerate(columns):
             places[k, : len(place)] = place
             weight[k, : len(place)] = 1 / len(place)
         return places.to(self.device), weight.to(self.device), columns
 
     def fit(self, i: int, epochs: int, size: int) -> None:
-        e = self.learners[0]
-        opt = e.optimiser(cast(list[torch.nn.Parameter], list(self.params.values())))
-        n, R = self.start[i + 1] - self.start[i], len(self.learners)
+        opt = self.learners[0].optimiser(cast(list[torch.nn.Parameter], list(self.params.values())))
+        n = self.start[i + 1] - self.start[i]
         si = [r for r, _ in self.si]
         begin = [{n: p[r].detach().clone() for n, p in self.params.items()} for r in si]
         path = {n: torch.zeros_like(p[si]) for n, p in self.params.items()} if si else {}
@@ -124,10 +143,7 @@ class Stack:
                         grads = {n: slope(p)[si] for n, p in self.params.items()}
                     for which, anchor, omega in self.wells:
                         for n_, p in self.params.items():
-                            if len(which) == R:
-                                slope(p).add_(omega[n_] * (p - anchor[n_]))
-                            else:
-                                slope(p)[which] += omega[n_] * (p[which] - anchor[n_])
+                            slope(p)[which] += omega[n_] * (p[which] - anchor[n_])
                     for r, m in self.der:
                         m.memory_.add(here[r], z[r].detach())
                     opt.step()
@@ -196,7 +212,7 @@ class Stack:
                     w *= add_up.view(-1, *[1] * (w.ndim - 1))
         anchor = {n: torch.stack([kept[r].anchor[n] for r in which]) for n in self.params}
         omega = {n: torch.stack([m.lam * kept[r].omega[n] for r, m in self.quadratic]) for n in self.params}
-        self.wells.append((which, anchor, omega))
+        self.wells.append((slice(None) if len(which) == len(self.learners) else which, anchor, omega))
         for _, m in self.quadratic:  # the weights of wells that do not add up are in the stack now
             if m.decay is None:
                 m.wells_.clear()
@@ -209,8 +225,8 @@ class Stack:
             hits = torch.zeros(len(self.learners), device=self.device)
             for x, y, t in task.batches(1000, "test"):
                 z = self.logits(self.params, x.flatten(1).to(self.device), shared=True)
-                mask = self.stream.competing(t.to(self.device), self.seen)
-                hits += z.masked_fill(~mask, -torch.inf).argmax(-1).eq(y.to(self.device)).sum(1)
+                rivals = ~self.stream.competing(t.to(self.device), self.seen)
+                hits += z.masked_fill(rivals, -torch.inf).argmax(-1).eq(y.to(self.device)).sum(1)
             found.append((hits / len(task.test.y)).tolist())
         return [list(row) for row in zip(*found)]
 
@@ -219,7 +235,6 @@ def run_many(experiments: Sequence[Experiment], device: str = "cpu") -> list[Rec
     """What `sweep.run` says of each of them."""
     start = time.perf_counter()
     stack = Stack(experiments, device)
-    stack.seen = 0
     b = stack.accuracies()
     for i in range(len(stack.stream)):
         stack.seen += 1
@@ -227,22 +242,14 @@ def run_many(experiments: Sequence[Experiment], device: str = "cpu") -> list[Rec
         stack.consolidate(i)
         stack.rows.append(stack.accuracies())
         finite = torch.stack([p.detach().flatten(1).isfinite().all(1) for p in stack.params.values()]).all(0).tolist()
-        for r, ok in enumerate(finite):
-            if not ok:
-                stack.fell.setdefault(r, f"task {stack.seen} of {len(stack.stream)}: the weights are no longer finite")
+        for r in (r for r, ok in enumerate(finite) if not ok):
+            stack.fell.setdefault(r, f"task {stack.seen} of {len(stack.stream)}: the weights are no longer finite")
     seconds = (time.perf_counter() - start) / len(experiments)
-    records = []
+    where, records = f"{machine(device)}, {len(experiments)} runs as one", []
     for r, e in enumerate(experiments):
-        record = {
-            "experiment": json.loads(e.canonical()),
-            "version": VERSION,
-            "R": [row[r] for row in stack.rows],
-            "b": b[r],
-        }
-        if r in stack.fell:
-            record |= {"R": None, "b": None, "diverged": stack.fell[r]}
-        record |= {"seconds": round(seconds, 3), "kept": None, "notes": []}
-        records.append(record | {"machine": f"{machine(device)}, {len(experiments)} runs as one"})
+        record = {"experiment": json.loads(e.canonical()), "version": VERSION, "R": [row[r] for row in stack.rows]}
+        record |= {"b": b[r], "seconds": round(seconds, 3), "kept": None, "notes": [], "machine": where}
+        records.append(record | ({"R": None, "b": None, "diverged": stack.fell[r]} if r in stack.fell else {}))
     return records
 
 

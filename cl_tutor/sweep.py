@@ -270,7 +270,7 @@ def sweep(
         for e, record in Parallel(n_jobs=workers, return_as="generator_unordered")(
             delayed(_job)(e, str(cache), device) for e in work
         ):
-            write(_place(e, cache), json.dumps(record) + "\n")
+            keep(record, cache)
             records[e] = record
             bar.set_description(f"{e.method}, seed {e.seed}", refresh=False)
             bar.update()
@@ -289,6 +289,11 @@ def _backend(scheduler: str | None) -> Any:
     except ImportError:
         raise ImportError("A scheduler needs Dask: pip install 'cl-tutor[cluster]'.") from None
     return parallel_config(backend="dask", scheduler_host=scheduler)
+
+
+def keep(record: Record, cache: str | Path) -> None:
+    """Write it where `recall` looks."""
+    write(_place(Experiment(**record["experiment"]), cache), json.dumps(record) + "\n")
 
 
 def _place(experiment: Experiment, cache: str | Path) -> Path:

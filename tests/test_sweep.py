@@ -168,7 +168,7 @@ def test_stacked_runs_are_the_separate_ones(scenario):
     how = {"naive": {}, "l2": {}, "ewc": {"ewc.lam": 30, "ewc.samples": 20}, "si": {"si.lam": 30}, "er+lwf": {}}
     how |= {"online-ewc": {"online-ewc.samples": 20}, "mas": {"mas.samples": 20}, "der++": {"der++.slots": 50}}
     wanted = [replace(base, method=m, settings=s, seed=k) for k, (m, s) in enumerate(how.items())]
-    (group,) = stacked.groups(wanted)
+    (group,) = stacked.groups(wanted, 20)
     together = stacked.run_many(group)
     for e, record in zip(group, together):
         np.testing.assert_allclose(record["R"], run(e)["R"], atol=0.03, err_msg=e.method)  # a test set has 80 digits
@@ -186,6 +186,21 @@ def test_stacked_weights_are_the_separate_ones_to_1e_5():
         sweep.spec.execute(one.method, learner)
         for name, p in learner.params.items():
             torch.testing.assert_close(stack.params[name][r], p, rtol=0, atol=1e-5)
+
+
+def test_a_stacked_sweep_fills_the_cache_of_the_plain_one(tmp_path):
+    wanted = [replace(QUICK, net="12-10", seed=k) for k in range(3)] + [replace(QUICK, stream="rotated")]
+    kept = sweep.sweep(wanted[:1], tmp_path, jobs=1, progress=False)
+    found = stacked.sweep_stacked(wanted, tmp_path, jobs=1, progress=False, most=2)
+    assert [r["machine"].rpartition(", ")[2] for r in found[1:3]] == ["2 runs as one"] * 2
+    assert found[0] == kept[0]  # what is there is not done again
+    assert numbers(found[3]) == numbers(run(wanted[3]))  # and what does not fit runs alone
+    assert sweep.sweep(wanted, tmp_path, jobs=1, progress=False) == found
+
+
+def test_a_stack_needs_no_scheduler():
+    told = CliRunner().invoke(cli.app, ["sweep", "--preset", "lwf", "--stack", "--scheduler", "tcp://127.0.0.1:1"])
+    assert told.exit_code and "leave out --scheduler" in told.output
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

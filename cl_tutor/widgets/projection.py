@@ -54,9 +54,8 @@ class Projection(Island):
         ax = figure.add_subplot(xlim=(-2.4, 2.4), ylim=(-1.8, 1.8), aspect="equal", title=f"{self.method}'s projection")
         ax.set(xticks=[0], xticklabels=[], yticks=[0], yticklabels=[])
         for (name, (x, y)), look in zip(arrows.items(), plots.styles(arrows).values()):
-            tip = {"arrowstyle": "-|>", "linewidth": 2.4, "color": look["color"], "linestyle": look["linestyle"]}
-            ax.annotate("", (x, y), (0, 0), arrowprops=tip | {"shrinkA": 0, "shrinkB": 0})
-            ax.plot([], [], **look, label=name)
+            under = {"linewidth": 8, "alpha": 0.45, "zorder": 1} if name.endswith("g̃") else {}  # g̃ may equal g
+            ax.plot([0, x], [0, y], **look | under, markevery=[1], label=name)
         figure.legend(loc="outside right upper")
         at = ", ".join(f"{name} = ({x:.2f}, {y:.2f})" for name, (x, y) in arrows.items())
         *old, new = (f"{change:+.3f}".replace("-", "−") for change in self.changes())
