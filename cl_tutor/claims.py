@@ -8,6 +8,7 @@ sentences and intervals: all numbers come from the files in notebooks/runs, and 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,7 @@ class Runs:
             said = found.items()
         else:
             said = [("about", self[file]["about"]), ("command", f"`{found['command']}`")]
-        return "; ".join(text.rstrip(".") for _, text in said if isinstance(text, str)) + "."
+        return _capital("; ".join(text.removesuffix(".") for _, text in said if isinstance(text, str)) + ".")
 
 
 def minus(a: Seeds, b: Seeds) -> list[float]:
@@ -157,12 +158,10 @@ class Reading:
     @property
     def words(self) -> str:
         """Mean ± sd (seeds), and what was claimed."""
-        low, high, n, mean = self.place.low, self.place.high, len(self.values), float(np.mean(self.values))
-        sd = float(np.std(self.values, ddof=1)) if n > 1 else 0.0
-        spread = f" ± {_number(sd if sd > 1e-9 * abs(mean) else 0.0)}" if n > 1 else ""
+        low, high, n = self.place.low, self.place.high, len(self.values)
         claimed = f"> {low:g}" if high == INF else f"< {high:g}" if low == -INF else f"{low:g} to {high:g}"
-        claimed = claimed.replace("-", "−")
-        return f"{_number(mean)}{spread} ({n} seed{'s' * (n > 1)}; claimed {claimed})"
+        said = f"{_mean_sd(self.values)} ({n} seed{'s' * (n > 1)};_claimed {claimed.replace('-', '−')})"
+        return said.replace(" ", "\N{NO-BREAK SPACE}").replace("_", " ")  # a line may break at one place only
 
 
 @dataclass(frozen=True)
@@ -199,15 +198,17 @@ class Page:
 
 
 def table(rows: Sequence[Row], lessons: Mapping[int, str]) -> Page:
-    """A row a claim: id, sentence, where it was measured and what came out, verdict, link to its lesson."""
-    out = ["| id | claim | measured: mean ± sd | verdict | lesson |", "|:---|:---|:---|:---|:---|"]
+    """A row a claim: link to its lesson, sentence and id, where it was measured and what came out, verdict."""
+    out = ["| lesson | claim | measured: mean ± sd | verdict |", "|:---|:---|:---|:---|"]
     for row in rows:
         n, several = row.claim.lesson, len(row.readings) > 1
-        found = "<br>".join(f"{SYMBOLS[r.verdict]} " * several + f"{r.place.where}: {r.words}" for r in row.readings)
+        found = "<br>".join(
+            f"{SYMBOLS[r.verdict]} " * several + f"{_capital(r.place.where)}: {r.words}" for r in row.readings
+        )
         count = [r.verdict for r in row.readings].count(OPEN) * (row.verdict != OPEN)
         said = f"{SYMBOLS[row.verdict]} **{row.verdict}**" + f" ({count} open)" * bool(count)
         link = f"[{n:02d}]({n:02d}_{lessons[n]}.ipynb)"
-        out.append(f"| `{row.claim.id}` | {row.claim.sentence} | {found} | {said} | {link} |")
+        out.append(f"| {link} | {row.claim.sentence}<br>`{row.claim.id}` | {found} | {said} |")
     return Page("\n".join(out))
 
 
@@ -264,7 +265,18 @@ def _strength(reading: Reading) -> float:
     return float(np.clip(m / h if 0 < h < INF else np.sign(m) * 30 if h == 0 else 0.0, -30, 30))
 
 
-def _number(value: float) -> str:
-    """About three digits that can be read."""
-    small, large = 0 < abs(value) < 0.01, value == 0 or abs(value) >= 100
-    return f"{value:.{'2g' if small else '0f' if large else '2f'}}".replace("-", "−")
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _mean_sd(values: Sequence[float]) -> str:
+    """Mean ± sd, to the second digit of the sd and at most the fourth decimal; what is smaller as a power of ten."""
+    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    if sd <= 1e-9 * abs(mean):
+        said = f"{mean:.3g}" + " ± 0" * (len(values) > 1)
+    elif max(abs(mean), sd) < 1e-4:
+        said = f"{mean:.1e} ± {sd:.0e}"
+    else:
+        decimals = min(max(1 - math.floor(math.log10(sd)), 0), 4)
+        said = f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
+    return said.replace("-", "−")

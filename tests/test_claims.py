@@ -77,6 +77,7 @@ def test_every_stored_run_that_a_lesson_quotes_is_behind_a_claim_of_that_lesson_
     quoted = {}
     for number, name in LESSONS.items():
         text = (refresh.NOTEBOOKS / f"{number:02d}_{name}.ipynb").read_text(encoding="utf-8")
+        text = text.replace(r"Runs(\"runs\")[\"", "runs/").replace(r"\"]", ".json")  # both ways to read a file
         for file in re.findall(r"runs/(\w+)\.json", text):
             quoted.setdefault(file, set()).add(number)
     assert len(quoted) > 8
@@ -234,15 +235,35 @@ def test_the_script_and_its_file_have_the_same_protocols():
     assert used == set(named), "a protocol without a claim, or a claim without one"
 
 
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0.5, 0.52, 0.54], "0.520 ± 0.020"),
+        ([100.0, 150.0], "125 ± 35"),
+        ([0.0003, 0.0009], "0.0006 ± 0.0004"),
+        ([1e-15, 3e-15], "2.0e−15 ± 1e−15"),
+        ([-0.2, -0.2], "−0.2 ± 0"),
+        ([0.00078], "0.00078"),
+        ([111.0] * 3, "111 ± 0"),
+    ],
+)
+def test_a_number_is_said_to_the_second_digit_of_its_spread(values, expected):
+    reading = Reading(Place("here", "f", len, low=0.5), tuple(values))
+    assert reading.words.replace("\N{NO-BREAK SPACE}", " ").startswith(f"{expected} ({len(values)} seed")
+
+
 # ---- shown -----------------------------------------------------------------------------------------------------------
 
 
 def test_table_and_figure_say_the_same(rows):
     text, figure = table(rows, LESSONS)._repr_markdown_(), forest(rows)
-    assert all(line.replace(r"\|", "").count("|") == 6 for line in text.splitlines())
+    head, *lines = text.replace(r"\|", "").splitlines()
+    assert all(line.count("|") == 5 for line in (head, *lines))
+    assert not [line for line in lines if re.search(r"[|✓✗○] [a-z.]", line)], "begins small, or in the middle"
     readings = [r for row in rows for r in row.readings]
     for v in (HOLDS, FAILS, OPEN):
         assert f"{[r.verdict for r in readings].count(v)} {v}" in figure.alt
     one = Row(Claim("x", 8, "t", "s", ()), (Reading(Place("here", "f", len, low=0.5), (1.0, 1.0)),))
-    assert "here: 1.00 ± 0 (2 seeds; claimed > 0.5) | ○ **open**" in table([one], LESSONS).text
+    said = table([one], LESSONS).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Here: 1 ± 0 (2 seeds; claimed > 0.5) | ○ **open** |" in said
     assert replace(one, readings=()).verdict == OPEN

@@ -128,10 +128,10 @@ CLAIMS = (
     Claim("orthogonal", 1, "gradients", "Gradients of unrelated tasks are nearly orthogonal, as random vectors are",
         tuple(live(f"typical \\|cos\\| over that of random vectors, {s} steps", "lesson_01",
             f"typical |cos| over that of random vectors, {s}", high=3) for s in ("small", "usual"))),
-    Claim("conflicts-many", 1, "gradients", "... but the share of negative products is large",
+    Claim("conflicts-many", 1, "gradients", "The share of negative products is large all the same",
         tuple(live(f"share of conflicts, {s} steps", "lesson_01", f"share of conflicts, {s}", low=0.25)
             for s in ("small", "usual"))),
-    Claim("conflicts-ruin", 1, "gradients", "... and these conflicts add up to the loss of the old task",
+    Claim("conflicts-ruin", 1, "gradients", "These conflicts add up to the loss of the old task",
         tuple(live(f"first-order change of the old loss, {s} steps", "lesson_01",
             f"first-order change of the old loss, {s}", **POSITIVE) for s in ("small", "usual"))),
     Claim("basins", 2, "basins", "The old and the new solution lie in different basins, with a ridge between",
@@ -205,7 +205,7 @@ CLAIMS = (
     Claim("agem-cost", 9, "projection", "A-GEM is a thousand times cheaper than GEM", (
         live("gradients of GEM for one of A-GEM, five tasks", "lesson_09", "gradients of GEM for one of A-GEM",
             low=500),)),
-    Claim("agem-accuracy", 9, "projection", "... and almost as accurate", (
+    Claim("agem-accuracy", 9, "projection", "A-GEM is almost as accurate as GEM", (
         apart("permuted digits, A-GEM − GEM", "lesson_09", "ACC, A-GEM", "ACC, GEM", low=-0.02),
         *(gain(f"Split MNIST, {words}, A-GEM − GEM", "ledger", where | {"method": "a-gem"}, where | {"method": "gem"},
             low=-0.02) for words, where in (("Task-IL", {"stream": "split", "scenario": "task"}),
@@ -249,16 +249,16 @@ CLAIMS = (
             high=2),)),
     Claim("top-k", 12, "penalties", "A penalty on the top k directions is sharper than EWC", (
         Place("permuted digits, top 20 − EWC", "digits_penalties", partial(penalties, "top 20"), **POSITIVE),)),
-    Claim("kfac", 12, "penalties", "So is K-FAC's", (
+    Claim("kfac", 12, "penalties", "A penalty by K-FAC is sharper than EWC", (
         Place("permuted digits, K-FAC − EWC", "digits_penalties", partial(penalties, "K-FAC"), **POSITIVE),)),
     Claim("mer-aligns", 13, "meta-learning", "Reptile over replay aligns the gradients of tasks", (
         live("cosine, MER − ER", "lesson_13_mer", "cosine of the tasks' gradients, MER minus ER", **POSITIVE),)),
-    Claim("mer-forgets", 13, "meta-learning", "... and so ends higher than replay with as many gradients", (
+    Claim("mer-forgets", 13, "meta-learning", "Reptile over replay ends higher than replay with as many gradients", (
         live("ACC, MER − ER", "lesson_13_mer", "ACC, MER minus ER", **POSITIVE),)),
     Claim("oml-powerful", 13, "meta-learning", "Learning to learn is powerful", tuple(
         live(f"five new classes, OML − {name} features", "lesson_13_oml", f"accuracy, OML minus {name}", **POSITIVE)
         for name in ("plain", "random"))),
-    Claim("oml-costly", 13, "meta-learning", "... but costly", (
+    Claim("oml-costly", 13, "meta-learning", "Learning to learn is costly", (
         live("gradients beforehand, for each of the stream", "lesson_13_oml", "gradients beforehand, for one",
             low=10),)),
     Claim("some-lambda", 14, "Class-IL", "With some λ EWC is well above its weakest λ, in every scenario",
