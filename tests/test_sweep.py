@@ -324,6 +324,28 @@ def test_what_the_page_says_of_buffers_is_so():
     assert (er[500] - 0.2) / (er[25000] - 0.2) > 0.9  # of the way from one task in five: 100 images a task
 
 
+def test_what_the_page_says_of_labels_is_so():
+    best = {}
+    for line in plans.read(RUNS / "ewc_labels.json"):
+        own, acc = dict(line.experiment.settings), 100 * np.mean([r.acc for r in line.runs])
+        key = line.experiment.scenario, own["ewc.labels"]
+        best[key] = max(best.get(key, (0, 0)), (acc, own["ewc.lam"]))
+    for scenario in ("task", "domain", "class"):
+        acc, lam = zip(*(best[scenario, labels] for labels in ("exact", "sample", "empirical")))
+        assert max(acc) - min(acc) < 0.5 and (scenario == "class" or lam[2] > lam[0])
+    assert max(acc) < 20.5  # Class-IL
+
+
+def test_what_the_page_says_of_the_two_races_is_so():
+    gains = {}
+    for name in ("combinations", "combinations_wide"):
+        lines = {line.experiment.method: line for line in plans.read(RUNS / f"{name}.json")}
+        gains[name] = [evidence.difference(lines[m], lines["er"]).mean() for m in ("er+lwf", "er+ewc", "er+der+ewc")]
+    assert (
+        max(gains["combinations"]) < 0 < 0.3 < min(gains["combinations_wide"]) < max(gains["combinations_wide"]) < 1.5
+    )
+
+
 def test_the_ledger_says_what_a_method_costs(shown):
     (row,) = (x for x in shown[0].splitlines() if x.startswith("| class | er | er.slots 1140 |"))
     numbers = 1140 * (784 + 2)  # pixels, label, task
