@@ -130,9 +130,10 @@ CLAIMS = (
             {"stream": "permuted", "method": "naive"}, low=0.1),
         gain("Split MNIST, Domain-IL, joint − naive", "split_mnist", {"scenario": "domain", "method": "joint"},
             {"scenario": "domain", "method": "naive"} | ADAM, low=0.1))),
-    Claim("to-chance", 0, "metrics", "CIFAR-10, then another data set: accuracy on CIFAR-10 falls to barely above chance "
-        "(below twice chance)", tuple(Place(f"CIFAR-10, then MNIST, {SCENARIOS[s]}", "collapse", partial(left_over, s),
-            high=0.2) for s in ("domain", "task"))),
+    Claim("to-chance", 0, "metrics", "CIFAR-10, then another data set: accuracy on CIFAR-10 falls to barely above "
+        "chance (below twice chance)", tuple(
+        Place(f"CIFAR-10, then MNIST, {SCENARIOS[s]}", "collapse", partial(left_over, s), high=0.2)
+        for s in ("domain", "task"))),
     Claim("orthogonal", 1, "gradients", "Gradients of unrelated tasks are nearly orthogonal, as random vectors are",
         tuple(live(f"typical \\|cos\\| over that of random vectors, {s} steps", "lesson_01",
             f"typical |cos| over that of random vectors, {s}", high=3) for s in ("small", "usual"))),
