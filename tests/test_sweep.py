@@ -85,7 +85,8 @@ def test_a_second_sweep_reads_and_an_interrupted_one_goes_on(tmp_path, monkeypat
 
 
 def test_ctrl_c_costs_only_the_run_under_way(tmp_path):
-    code = "import sys; from dataclasses import replace; from cl_tutor.sweep import *\n"
+    code = "import signal, sys; from dataclasses import replace; from cl_tutor.sweep import *\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
     code += "e = Experiment(stream='split', scenario='class', tasks=2, net='8', lr=0.1, epochs=30)\n"
     code += "sweep([replace(e, seed=k) for k in range(500)], sys.argv[1], jobs=1, progress=False)"
     cache = tmp_path / "cache"
