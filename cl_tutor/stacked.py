@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
+from . import spec
 from .methods.regularization import SI, LwF, Quadratic, Well
 from .methods.replay import DER, ER
 from .streams import unit_float
@@ -34,7 +35,7 @@ KNOWN = set(["naive", "joint", "l2", "ewc", "online-ewc", "si", "mas", "lwf", "e
 
 def fits(e: Experiment) -> bool:
     """Can this run be one of many?"""
-    return e.net != "cnn" and e.stream == "split" and not (e.watch or e.samples) and set(e.method.split("+")) <= KNOWN
+    return e.net != "cnn" and e.stream == "split" and not (e.watch or e.samples) and set(spec.names(e.method)) <= KNOWN
 
 
 def sweep_stacked(

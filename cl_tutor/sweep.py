@@ -266,8 +266,7 @@ def sweep(
     records = {e: found for e in dict.fromkeys(wanted) if (found := recall(e, cache))}
     work = [e for e in dict.fromkeys(wanted) if e not in records]
     with _backend(scheduler), tqdm(total=len(work), unit="run", disable=not progress or not work) as bar:
-        workers = None if scheduler else jobs
-        for e, record in Parallel(n_jobs=workers, return_as="generator_unordered")(
+        for e, record in Parallel(n_jobs=None if scheduler else jobs, return_as="generator_unordered")(
             delayed(_job)(e, str(cache), device) for e in work
         ):
             keep(record, cache)

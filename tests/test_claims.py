@@ -189,17 +189,17 @@ def test_no_claim_has_a_number_of_its_own():
 
 
 def test_a_seed_more_or_a_diverged_run_is_taken_as_found(tmp_path):
-    for name in ("combinations",):
-        found = json.loads((RUNS / f"{name}.json").read_text(encoding="utf-8"))
-        for cell in found["cells"]:
-            if cell["method"] == "er":
-                cell["R"][0] = None
-            if cell["method"] == "er+lwf":
-                for key in ("R", "b"):
-                    cell[key].append(cell[key][0])
-                cell["seeds"].append(99)
-        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    found = json.loads((RUNS / "combinations.json").read_text(encoding="utf-8"))
+    for cell in found["cells"]:
+        if cell["method"] == "er":
+            cell["R"][0] = None
+        if cell["method"] == "er+lwf":
+            for key in ("R", "b"):
+                cell[key].append(cell[key][0])
+            cell["seeds"].append(99)
+    (tmp_path / "combinations.json").write_text(json.dumps(found), encoding="utf-8")
     (claim,) = [c for c in CLAIMS if c.id == "combine"]
+    claim = replace(claim, places=claim.places[:3])  # those that this file is behind
     full, less = ledger([claim], RUNS)[0].readings[0], ledger([claim], tmp_path)[0].readings[0]
     assert less.values == full.values[1:]
 

@@ -53,7 +53,7 @@ CHANGED = f"""async (root) => {{
   return false;
 }}"""
 
-# anywidget stops listening to the kernel where a module took longer than 2 s to load, which on a busy machine is no fault.
+# anywidget stops listening to the kernel where a module takes more than 2 s to load: on a busy machine no fault.
 PATIENCE = "const own = AbortSignal.timeout; AbortSignal.timeout = (ms) => own.call(AbortSignal, 100 * ms);"
 
 # A control, by its number, or by its name where it was drawn anew; and how the keyboard uses each kind.

@@ -168,6 +168,7 @@ def test_stacked_runs_are_the_separate_ones(scenario):
     how = {"naive": {}, "l2": {}, "ewc": {"ewc.lam": 30, "ewc.samples": 20}, "si": {"si.lam": 30}, "er+lwf": {}}
     how |= {"online-ewc": {"online-ewc.samples": 20}, "mas": {"mas.samples": 20}, "der++": {"der++.slots": 50}}
     wanted = [replace(base, method=m, settings=s, seed=k) for k, (m, s) in enumerate(how.items())]
+    assert all(map(stacked.fits, wanted))
     (group,) = stacked.groups(wanted, 20)
     together = stacked.run_many(group)
     for e, record in zip(group, together):
@@ -310,6 +311,39 @@ def test_combinations_are_compared_seed_by_seed(shown):
     found = stats.ttest_rel(b, a)  # another's t: er+lwf beside er
     (row,) = (x for x in shown[0].splitlines() if x.startswith("| er+lwf | er |"))
     assert f"{100 * (np.mean(b) - np.mean(a)):+.2f} ± " in row and f"| {found.statistic:+.1f} | 10 |" in row
+
+
+def test_what_the_page_says_of_buffers_is_so():
+    at = {
+        (m, v): line for line in plans.read(RUNS / "buffers.json") for m, v in line.experiment.settings if "slots" in m
+    }
+    gain = {n: evidence.difference(at["der++.slots", n], at["er.slots", n]) for m, n in at if m == "er.slots"}
+    assert all(d.mean() > 3 and d.mean() > 2 * d.std(ddof=1) / len(d) ** 0.5 for d in (gain[50], gain[100]))
+    assert all(abs(d.mean()) < 0.5 for n, d in gain.items() if n >= 1000) and len(gain) == 8
+    er = {n: np.mean([r.acc for r in line.runs]) for (m, n), line in at.items() if m == "er.slots"}
+    assert (er[500] - 0.2) / (er[25000] - 0.2) > 0.9  # of the way from one task in five: 100 images a task
+
+
+def test_what_the_page_says_of_labels_is_so():
+    best = {}
+    for line in plans.read(RUNS / "ewc_labels.json"):
+        own, acc = dict(line.experiment.settings), 100 * np.mean([r.acc for r in line.runs])
+        key = line.experiment.scenario, own["ewc.labels"]
+        best[key] = max(best.get(key, (0, 0)), (acc, own["ewc.lam"]))
+    for scenario in ("task", "domain", "class"):
+        acc, lam = zip(*(best[scenario, labels] for labels in ("exact", "sample", "empirical")))
+        assert max(acc) - min(acc) < 0.5 and (scenario == "class" or lam[2] > lam[0])
+    assert max(acc) < 20.5  # Class-IL
+
+
+def test_what_the_page_says_of_the_two_races_is_so():
+    gains = {}
+    for name in ("combinations", "combinations_wide"):
+        lines = {line.experiment.method: line for line in plans.read(RUNS / f"{name}.json")}
+        gains[name] = [evidence.difference(lines[m], lines["er"]).mean() for m in ("er+lwf", "er+ewc", "er+der+ewc")]
+    assert (
+        max(gains["combinations"]) < 0 < 0.3 < min(gains["combinations_wide"]) < max(gains["combinations_wide"]) < 1.5
+    )
 
 
 def test_the_ledger_says_what_a_method_costs(shown):

@@ -102,6 +102,11 @@ def cifar(what, runs):
     return [what(run) for run in runs["cifar_spectrum"]["runs"]]
 
 
+def left_over(scenario, runs):
+    """Accuracy on the first data set after the second."""
+    return [run["R"][1][0] for run in runs["collapse"]["results"][scenario]]
+
+
 def moved(scenario, run):
     """What the output layer destroys when it moves on alone, over the worst of the others; ten steps of task 2."""
     left = np.array(run["forgetting"][scenario]["moved"])[2, :, 0]
@@ -125,6 +130,10 @@ CLAIMS = (
             {"stream": "permuted", "method": "naive"}, low=0.1),
         gain("Split MNIST, Domain-IL, joint − naive", "split_mnist", {"scenario": "domain", "method": "joint"},
             {"scenario": "domain", "method": "naive"} | ADAM, low=0.1))),
+    Claim("to-chance", 0, "metrics", "CIFAR-10, then another data set: accuracy on CIFAR-10 falls to barely above "
+        "chance (below twice chance)", tuple(
+        Place(f"CIFAR-10, then MNIST, {SCENARIOS[s]}", "collapse", partial(left_over, s), high=0.2)
+        for s in ("domain", "task"))),
     Claim("orthogonal", 1, "gradients", "Gradients of unrelated tasks are nearly orthogonal, as random vectors are",
         tuple(live(f"typical \\|cos\\| over that of random vectors, {s} steps", "lesson_01",
             f"typical |cos| over that of random vectors, {s}", high=3) for s in ("small", "usual"))),
@@ -173,7 +182,9 @@ CLAIMS = (
             for s in ("task", "domain")))),
     Claim("empirical", 5, "penalties", "The empirical Fisher is slightly stronger than the exact one", (
         Place("permuted digits, each seed at its best λ", "ewc_lambda",
-            lambda runs: np.nanmax(lambdas(runs, "empirical"), 0) - np.nanmax(lambdas(runs), 0), **POSITIVE),)),
+            lambda runs: np.nanmax(lambdas(runs, "empirical"), 0) - np.nanmax(lambdas(runs), 0), **POSITIVE),
+        *(gain(f"split digits, {SCENARIOS[s]}, each seed at its best λ", "ewc_labels", {"scenario": s,
+            "labels": "empirical"}, {"scenario": s, "labels": "exact"}, **POSITIVE) for s in ("task", "domain")))),
     Claim("freeze", 6, "penalties", "After many tasks EWC freezes the network", (
         Place("tasks 8 to 10 when new, naive − EWC", "ewc_freeze", lambda runs: newest(
             runs["ewc_freeze"]["results"]["naive"]) - newest(runs["ewc_freeze"]["results"]["separate"]), low=0.2),)),
@@ -273,7 +284,8 @@ CLAIMS = (
             where | {"method": "ewc"}, **POSITIVE) for words, where in (("Class-IL", GRID),
             ("Task-IL", {"stream": "split", "scenario": "task"})))),
     Claim("combine", 14, "replay", "Combine, don't choose: replay with LwF, EWC or DER beats replay", tuple(
-        gain(f"Split MNIST, Class-IL, {m} − er", "combinations", {"method": m}, {"method": "er"}, **POSITIVE)
+        gain(f"Split MNIST, Class-IL, {m} − er, {words}", file, {"method": m}, {"method": "er"}, **POSITIVE)
+        for file, words in (("combinations", "less tuned"), ("combinations_wide", "α = 4 offered to both"))
         for m in ("er+lwf", "er+ewc", "er+der+ewc"))),
     Claim("bugs-show", 90, "bugs", "A bug shows in the accuracy (by 0.02 or more)", tuple(
         Place(f"room {room}, {words}", "bug_museum", partial(museum, room), **DOMINATES)

@@ -340,8 +340,8 @@ derivation = (
     Step(
         "6.2",
         r"""Where the spring hangs. Let every loss be a parabola, $L_k = \frac12 F_k(\theta-b_k)^2$. If after $k$ tasks
-        one spring at the joint optimum $\theta^*$ of these tasks, of stiffness $\Omega = \sum_{j\le k}F_j$, holds all of
-        them, then learning task $k+1$ under it ends at $(\Omega\theta^*+F_{k+1}b_{k+1})/(\Omega+F_{k+1})$, the joint
+        one spring at the joint optimum $\theta^*$ of these tasks, of stiffness $\Omega = \sum_{j\le k}F_j$, holds all
+        of them, then learning task $k+1$ under it ends at $(\Omega\theta^*+F_{k+1}b_{k+1})/(\Omega+F_{k+1})$, the joint
         optimum of $k+1$ tasks, where by (6.1) one spring of stiffness $\Omega+F_{k+1}$ holds them all again: that is
         (6.2) with $\gamma=1$, and by induction nothing is ever lost. Separate wells at every $\theta_k^*$ are more than
         that: $\theta_2^*$ has been drawn towards task 1 already.""",

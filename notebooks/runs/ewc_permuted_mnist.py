@@ -23,7 +23,8 @@ from cl_tutor.streams import permuted
 
 LAMBDAS = {"explicit": [0.0, 10.0, 30.0, 100.0], "proximal": [1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 10_000.0]}
 PROTOCOL = {
-    "data": "Permuted MNIST, 3 tasks of the first 10,000 training images, Domain-IL; the permutations belong to the seed",
+    "data": "Permuted MNIST, 3 tasks of the first 10,000 training images, Domain-IL; the permutations belong to the "
+    "seed",
     "network": "MLP 784-100-100-10, SGD 0.2 without momentum, batches of 32, one epoch a task",
     "wells": "one a task, 100 samples, exact labels; explicit or proximal; λ = 0 is the naive run",
 }
