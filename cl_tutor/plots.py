@@ -271,7 +271,7 @@ def lines(
             raise ValueError(f"{name!r} needs one x for each y in one row, but the shapes are {x.shape} and {y.shape}.")
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if not logx and all((x == x.round()).all() for x, _ in data.values()):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no task 1.5
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # there is no task 1.5
     if ylim:
         ax.set_ylim(*ylim)
     for at, words in (marks or {}).items():
@@ -484,7 +484,7 @@ def relief(
     _frame(figure, f"{title} (height: the loss)", xlabel, ylabel, height=560)
     heights = {"title": {"text": ""}, "range": [min(z.min() for z in surfaces.values()), cap]}
     axes = {"xaxis": {"title": {"text": xlabel}}, "yaxis": {"title": {"text": ylabel}}, "zaxis": heights}
-    view = {"aspectratio": {"x": 1, "y": 1, "z": 0.6}, "camera": {"eye": VIEW}}
+    view = {"aspectratio": {"x": 1, "y": 1, "z": 0.6}, "camera": {"eye": VIEW, "center": {"x": 0, "y": 0, "z": -0.12}}}
     figure.update_layout(scene=axes | view)
     return Picture(figure, f"{still.alt} In JupyterLab it is a landscape that can be turned.", still.figure)
 
