@@ -293,8 +293,8 @@ def sweep_(
             )
             out.print(text, highlight=False)
             return
-        one = partial(sweep, cache=cache, jobs=jobs, scheduler=scheduler)
-        run_all = partial(sweep_stacked, cache=cache, jobs=jobs) if stack else one
+        alone = partial(sweep, cache=cache, jobs=jobs, scheduler=scheduler)
+        run_all = partial(sweep_stacked, cache=cache, jobs=jobs) if stack else alone
         lines = plans.carry_out(plan, seeds, run_all)
         out.print(plans.table(lines))
         if json_path:

@@ -24,7 +24,8 @@ changes by the inner product of the two gradients, times the learning rate, with
 
 $$\\Delta L_1 \\approx -\\eta\\, g_1 \\cdot g_2 \\tag{1}$$"""
 ALT = "Figure: accuracy on task 1 falls from 0.95 to 0.40 while task 2 rises to 0.90."
-PNG = "iVBORw0KGgo/tmp/AAAA"  # a picture's bytes may spell a path
+at = lambda *names: "/".join(("", *names))  # a path, of which this file itself shall hold none
+PNG = f"iVBORw0KGgo{at('tmp')}/AAAA"  # a picture's bytes may spell a path
 
 
 def sound():
@@ -115,12 +116,12 @@ DOCTORED = {
         "state": lambda nb: nb.metadata.update(widgets={"application/vnd.jupyter.widget-state+json": {}}),
     },
     refresh.has_no_machine_path: {
-        "in a stream": stream("saved to /home/ada/runs/r.json\n"),
-        "in quotes": stream("PosixPath('/tmp/x')"),
+        "in a stream": stream(f"saved to {at('home', 'ada')}/runs/r.json\n"),
+        "in quotes": stream(f"PosixPath('{at('tmp', 'x')}')"),
         "of Windows": stream(r"C:\Users\ada\r.json"),
-        "in HTML": lambda nb: output(nb).data.update({"text/html": '<a href="file:///root/x">x</a>'}),
-        "in plotly's JSON": lambda nb: output(nb).data[refresh.PLOTLY].update(layout={"title": "/work/run"}),
-        "in the source": source(1, "open('/Users/ada/x')"),
+        "in HTML": lambda nb: output(nb).data.update({"text/html": f'<a href="file://{at("root", "x")}">x</a>'}),
+        "in plotly's JSON": lambda nb: output(nb).data[refresh.PLOTLY].update(layout={"title": at("work", "run")}),
+        "in the source": source(1, f"open('{at('Users', 'ada')}/x')"),
     },
     refresh.has_short_code: {
         "a cell of 26 lines": source(1, "x = 1\n" * 26),

@@ -197,9 +197,9 @@ def test_no_address_of_a_package_registry_and_no_path_of_one_machine():
         "anaconda." + "org",
         "jsdelivr." + "net",
         "unpkg." + "com",
-        "/opt/" + "pypi",
-        "/tmp/" + "venv",
-        "/work/" + "shared",
+        "/" + "opt/pypi",
+        "/" + "tmp/venv",
+        "/" + "work/shared",
     ]
     pattern = re.compile("|".join(map(re.escape, hosts)))
     files = tracked()

@@ -327,6 +327,9 @@ def test_what_the_page_says_of_buffers_is_so():
     assert all(d.mean() > 3 and d.mean() > 2 * d.std(ddof=1) / len(d) ** 0.5 for d in (gain[50], gain[100]))
     assert all(abs(d.mean()) < 0.5 for n, d in gain.items() if n >= 1000) and len(gain) == 8
     er = {n: np.mean([r.acc for r in line.runs]) for (m, n), line in at.items() if m == "er.slots"}
+    assert (
+        round(100 * er[500], 1) == 83.2 and "at 1 it reaches 83.2" in evidence.WORDS["explained"]["combinations-wide"]
+    )
     assert (er[500] - 0.2) / (er[25000] - 0.2) > 0.9  # of the way from one task in five: 100 images a task
 
 
