@@ -417,6 +417,7 @@ def test_a_dry_run_counts_and_runs_nothing(call, tmp_path):
     done = call(tmp_path / "two.toml", "--dry-run", "--seeds", 3)
     assert done.exit_code == 0 and "8 runs" in done.output and "hours of CPU" in done.output, done.output
     assert not (tmp_path / "c").exists()
+    assert "With --stack it takes less." in call(tmp_path / "two.toml", "--dry-run", "--seeds", 1, "--stack").output
 
 
 def test_the_cost_of_a_method_that_keeps_something_for_each_task_can_be_told():
