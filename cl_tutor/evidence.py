@@ -17,7 +17,7 @@ from . import plots, spec
 from .plans import Line, quoted, read, spread
 
 WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-REPEATS = 10  # runs behind each number of Hsu et al. (2018)
+REPEATS = 10  # runs behind each number of Hsu et al. (2018) and of Buzzega et al. (2020)
 
 
 def page(runs: Path, pictures: Path) -> str:
@@ -34,10 +34,32 @@ def page(runs: Path, pictures: Path) -> str:
         picture = drawn([line for line in lines if line.experiment.stream == lines[0].experiment.stream])
         picture.figure.savefig(pictures / f"{path.stem}.svg")
         parts += [f"![{picture.alt}](_static/{path.stem}.svg)", rows(lines, ledger=found["plan"] == "ledger")]
-        parts += [apart(lines), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
+        parts += [apart(lines, found["plan"]), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
         told = [f"`{protocol['command']}`", protocol.get("device", ""), protocol.get("missing", "")]
         parts.append("How: " + ". ".join(text for text in told if text) + f". Stored in `runs/{path.name}`.")
+    parts += fallen(json.loads((runs / "collapse.json").read_text(encoding="utf-8")), pictures)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def fallen(found: dict[str, Any], pictures: Path) -> list[str]:
+    """Two data sets in a row: the accuracies R of `runs/collapse.json`, mean ± sd over the seeds."""
+    table, series = [], {}
+    for scenario, runs in found["results"].items():
+        R = 100 * np.array([run["R"] for run in runs])  # (seeds, after, on)
+        for k, on in enumerate(("CIFAR-10", "MNIST")):
+            told = [f"{R[:, after, k].mean():.1f} ± {R[:, after, k].std(ddof=1):.1f}" for after in (0, 1)]
+            table.append([scenario, on, *told, str(len(R))])
+            series[f"{on}, {scenario}-IL"] = ([1, 2], R[:, :, k].mean(0))
+    picture = plots.lines(series, "data sets learnt", "test accuracy, %", "CIFAR-10, then MNIST")
+    picture.figure.savefig(pictures / "collapse.svg")
+    head = ["scenario", "tested on", "after CIFAR-10", "after MNIST", "seeds"]
+    how = f"How: `python runs/collapse.py`. {found['protocol']['data']}. {found['protocol']['network']}."
+    parts = [
+        "## CIFAR-10, then MNIST",
+        WORDS["explained"]["collapse"].strip(),
+        f"![{picture.alt}](_static/collapse.svg)",
+    ]
+    return [*parts, markdown(head, table), f"{how} Stored in `runs/collapse.json`."]
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -81,14 +103,15 @@ def _costs(line: Line, lines: Sequence[Line]) -> list[str]:
     return [f"{4 * numbers:,}", images, f"{float(_seconds(line)) / naive:.1f}", WORDS["passes"].get(e.method, "")]
 
 
-def apart(lines: Sequence[Line]) -> str:
+def apart(lines: Sequence[Line], plan: str) -> str:
     """The cells more than two standard errors from what was published with its sd, each with its likely reason."""
     table = []
     for line, said in ((one, one.published) for one in lines if one.published and "sd" in one.published):
-        acc, name = _acc(line), _name(line.experiment)
+        acc, name = _acc(line), _full(line.experiment, lines)
         gap, error = acc.mean() - said["acc"], np.sqrt(acc.var(ddof=1) / len(acc) + said["sd"] ** 2 / REPEATS)
         if abs(gap) > 2 * error:
-            table.append([line.experiment.scenario, name, f"{gap:+.2f}", f"{error:.2f}", WORDS["likely"][name]])
+            reason = WORDS["likely"][plan][name]
+            table.append([line.experiment.scenario, name, f"{gap:+.2f}".replace("-", "−"), f"{error:.2f}", reason])
     return markdown(["scenario", "method", "here − published", "standard error", "likely reason"], table)
 
 

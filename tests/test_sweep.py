@@ -287,8 +287,9 @@ def shown(tmp_path_factory):
 
 def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown):
     text, place = shown
-    assert text.count("\n## ") == len(STORED) - 1  # the grid on digits is for an explorable
-    assert len(list(place.glob("*.svg"))) == text.count("![") == len(STORED) - 1 and "Hsu et al. (2018)" in text
+    shown_here = len(STORED) - 1 + 1  # the grid on digits is for an explorable; the collapse is no sweep
+    assert text.count("\n## ") == len(list(place.glob("*.svg"))) == text.count("![") == shown_here
+    assert "Hsu et al. (2018)" in text and "Buzzega et al. (2020)" in text
     assert min(len(line) for line in text.splitlines() if line.startswith("![")) > 80  # alt text
     (line,) = (x for x in text.splitlines() if x.startswith("| task | er | er.size 128, er.slots 1100 |"))
     assert "99.28 ± 0.21" in line and "99.40 ± 0.08" in line  # read off the stored runs, and off the paper
@@ -297,7 +298,7 @@ def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown)
 
 def test_every_cell_more_than_two_standard_errors_from_the_paper_is_explained(shown):
     lines = plans.read(RUNS / "split_mnist.json")
-    told = evidence.apart(lines).splitlines()[2:]
+    told = evidence.apart(lines, "split-mnist").splitlines()[2:]
     assert all(len(line.runs) == 5 for line in lines) and "All lines\nhave five seeds" in shown[0]
     assert all(row in shown[0] for row in told) and len(told) == 20
     (ewc,) = (row for row in told if row.startswith("| domain | ewc |"))
@@ -345,6 +346,32 @@ def test_what_the_page_says_of_gamma_is_so():
     half = 4.303 * cost[0.95].std(ddof=1) / 3**0.5  # Student's 95 % for three seeds
     assert len(cost[0.95]) == 3 and 1 <= cost[0.95].mean() <= 2 and cost[0.95].mean() < half
     assert [g for (g, lam), line in at.items() if lam == 30 and plans.spread(line) != "diverged"] == [0.0]
+
+
+def test_what_the_page_says_of_permuted_mnist_is_so(shown):
+    lines, likely = plans.read(RUNS / "permuted_mnist.json"), evidence.WORDS["likely"]["permuted-mnist"]
+    told = [row.split(" | ")[1] for row in evidence.apart(lines, "permuted-mnist").splitlines()[2:]]
+    assert set(told) == set(likely)  # a reason for each of them, and for no other
+    by_name = {evidence._full(line.experiment, lines): line for line in lines}
+    tried = {s["lr"]: f"{100 * acc:.1f}" for s, acc in by_name["naive (sgd)"].tried}
+    assert f"reached {tried[0.1]} with 0.1 and {tried[0.2]} with 0.2" in likely["naive (sgd)"]
+    tried = {s["der.alpha"]: acc for s, acc in by_name["der, 5120"].tried if s["lr"] == 0.2}
+    assert round(100 * (tried[1.0] - tried[0.5]), 1) == 0.1
+    higher = [s["si.lam"] for s, acc in by_name["si"].tried if s["lr"] == 0.1 and acc is None]
+    assert higher == [1, 3, 10] and "strengths above ours diverge" in likely["si"]
+    gain = {m: evidence.difference(by_name[f"{m}, {b}"], by_name[f"{m}, {a}"]).mean()
+            for m, a, b in [("er", 200, 5120), ("der", 200, 5120), ("der++", 200, 5120), ("a-gem", 200, 5120),
+                            ("gem", 10, 256)]}  # fmt: skip
+    assert gain.pop("a-gem") < 7 < min(gain.values())
+
+
+def test_what_the_page_says_of_the_collapse_is_so(shown):
+    (row,) = (x for x in shown[0].splitlines() if x.startswith("| domain | CIFAR-10 | "))
+    runs = json.loads((RUNS / "collapse.json").read_text(encoding="utf-8"))["results"]
+    left = {s: [run["R"][1][0] for run in found] for s, found in runs.items()}
+    assert f"| {100 * np.mean(left['domain']):.1f} ± {100 * np.std(left['domain'], ddof=1):.1f} | 3 |" in row
+    assert all(0.08 < acc < 0.2 for accs in left.values() for acc in accs)  # one in ten is a guess
+    assert all(run["R"][1][1] > 0.9 for found in runs.values() for run in found)
 
 
 def test_what_the_page_says_of_labels_is_so():
