@@ -23,6 +23,7 @@ from cl_tutor.sweep import Experiment, recall, results, run
 RUNS = Path(__file__).parents[1] / "notebooks" / "runs"
 QUICK = Experiment(stream="split", scenario="class", tasks=2, net="8", lr=0.1)
 BOTH = [replace(QUICK, seed=k) for k in range(2)]
+MEMORY = ("er", "der++", "icarl")  # those that keep images
 STORED = [p for p in sorted(RUNS.glob("*.json")) if '"plan"' in p.read_text(encoding="utf-8")[:400]]
 
 
@@ -363,6 +364,17 @@ def test_what_the_page_says_of_permuted_mnist_is_so(shown):
             for m, a, b in [("er", 200, 5120), ("der", 200, 5120), ("der++", 200, 5120), ("a-gem", 200, 5120),
                             ("gem", 10, 256)]}  # fmt: skip
     assert gain.pop("a-gem") < 7 < min(gain.values())
+
+
+def test_what_the_page_says_of_cifar10_is_so():
+    acc = {(e.scenario, e.method): 100 * line.runs[0].acc
+           for line in plans.read(RUNS / "split_cifar10.json") if (e := line.experiment)}  # fmt: skip
+    task, klass = ({m: a for (s, m), a in acc.items() if s == scenario} for scenario in ("task", "class"))
+    assert min(task.values()) == task["naive"] < task["ewc"] - 5 and task["lwf"] < min(task[m] for m in MEMORY)
+    assert max(task, key=task.get) == max(klass, key=klass.get) == "joint"
+    assert max(abs(klass[m] - klass["naive"]) for m in ("ewc", "lwf")) < 1
+    way = [(klass[m] - klass["naive"]) / (klass["joint"] - klass["naive"]) for m in MEMORY]
+    assert min(way) > 0.48 and max(way) < 0.7
 
 
 def test_what_the_page_says_of_the_collapse_is_so(shown):
