@@ -28,8 +28,8 @@ def page(runs: Path, pictures: Path) -> str:
         if "plan" not in found or found["plan"] == "lambda-grid":  # which the explorable of lesson 14 shows
             continue
         lines, protocol = read(path), found["protocol"]
-        title = found["plan"].replace("-", " ").capitalize()
-        title = re.sub("(?i)mnist|ewc|cifar", lambda name: name[0].upper(), title).replace("Lwf", "LwF")
+        title = found["plan"].replace("-", " ").capitalize().replace("Lwf", "LwF")
+        title = re.sub("(?i)mnist|ewc|cifar", lambda name: name[0].upper(), title)
         parts += [f"## {title}\n\n{found['about']}", WORDS["explained"].get(found["plan"], "").strip()]
         picture = drawn([line for line in lines if line.experiment.stream == lines[0].experiment.stream])
         picture.figure.savefig(pictures / f"{path.stem}.svg")
@@ -37,29 +37,8 @@ def page(runs: Path, pictures: Path) -> str:
         parts += [apart(lines, found["plan"]), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
         told = [f"`{protocol['command']}`", protocol.get("device", ""), protocol.get("missing", "")]
         parts.append("How: " + ". ".join(text for text in told if text) + f". Stored in `runs/{path.name}`.")
-    parts += fallen(json.loads((runs / "collapse.json").read_text(encoding="utf-8")), pictures)
+    parts.append(WORDS["collapse"].strip())
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def fallen(found: dict[str, Any], pictures: Path) -> list[str]:
-    """Two data sets in a row: the accuracies R of `runs/collapse.json`, mean ± sd over the seeds."""
-    table, series = [], {}
-    for scenario, runs in found["results"].items():
-        R = 100 * np.array([run["R"] for run in runs])  # (seeds, after, on)
-        for k, on in enumerate(("CIFAR-10", "MNIST")):
-            told = [f"{R[:, after, k].mean():.1f} ± {R[:, after, k].std(ddof=1):.1f}" for after in (0, 1)]
-            table.append([scenario, on, *told, str(len(R))])
-            series[f"{on}, {scenario}-IL"] = ([1, 2], R[:, :, k].mean(0))
-    picture = plots.lines(series, "data sets learnt", "test accuracy, %", "CIFAR-10, then MNIST")
-    picture.figure.savefig(pictures / "collapse.svg")
-    head = ["scenario", "tested on", "after CIFAR-10", "after MNIST", "seeds"]
-    how = f"How: `python runs/collapse.py`. {found['protocol']['data']}. {found['protocol']['network']}."
-    parts = [
-        "## CIFAR-10, then MNIST",
-        WORDS["explained"]["collapse"].strip(),
-        f"![{picture.alt}](_static/collapse.svg)",
-    ]
-    return [*parts, markdown(head, table), f"{how} Stored in `runs/collapse.json`."]
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -96,10 +75,9 @@ def _costs(line: Line, lines: Sequence[Line]) -> list[str]:
     """Bytes, images, seconds relative to naive on the same stream, extra passes."""
     e, numbers = line.experiment, line.records[0]["kept"]["numbers"]
     option = {k: p.default for k, p in spec.options(e.method).items()} | {k.split(".")[1]: v for k, v in e.settings}
-    images = option.get("slots", option.get("per_task", 0) * e.tasks)
     where = lambda o: (o.stream, o.scenario, o.tasks)
     naive = {where(o.experiment): float(_seconds(o)) for o in lines if o.experiment.method == "naive"}[where(e)]
-    images = "all" if e.method == "joint" else str(images or "")
+    images = "all" if e.method == "joint" else str(option.get("slots", option.get("per_task", 0) * e.tasks) or "")
     return [f"{4 * numbers:,}", images, f"{float(_seconds(line)) / naive:.1f}", WORDS["passes"].get(e.method, "")]
 
 
@@ -184,9 +162,7 @@ def over(lines: Sequence[Line], setting: str) -> plots.Picture:
             ax.errorbar(x, y, yerr=sd, label=name, **look)
             alt.append(f"{scenario}-IL, {name}: best {y.max():.1f} at {x[y.argmax()]:g}, last {y[-1]:.1f}")
         scale = "log" if min(x) > 0 and max(x) > 20 * min(x) else "linear"
-        ax.set(
-            title=f"{scenario.capitalize()}-IL", xlabel={"lam": "λ", "decay": "γ"}.get(setting, setting), xscale=scale
-        )
+        ax.set(title=f"{scenario.capitalize()}-IL", xlabel=WORDS["symbols"].get(setting, setting), xscale=scale)
     panels[0].set_ylabel("ACC in %")
     panels[-1].legend(fontsize=9)
     return plots.Picture(figure, f"ACC against {setting}. {'; '.join(alt)}.")
