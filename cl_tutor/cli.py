@@ -291,7 +291,7 @@ def sweep_(
             text = (
                 f"About {hours:.1f} hours of CPU, {hours / cores:.1f} on {cores} cores, {gigabytes:.1f} GB a process."
             )
-            out.print(text, highlight=False)
+            out.print(text + " With --stack it takes less." * stack, highlight=False)
             return
         alone = partial(sweep, cache=cache, jobs=jobs, scheduler=scheduler)
         run_all = partial(sweep_stacked, cache=cache, jobs=jobs) if stack else alone

@@ -209,7 +209,8 @@ def _decode(files: list[Path]) -> np.ndarray:
         if (h, w) != (height, width):
             raise ValueError(f"{file} is {w}x{h} pixels, but {files[0]} is {width}x{height}: resize all to one size.")
     channels = max(len(a) for a in arrays)
-    return np.stack([np.broadcast_to(a, (channels, *a.shape[1:])) for a in arrays])
+    x = np.stack([np.broadcast_to(a, (channels, *a.shape[1:])) for a in arrays])
+    return np.ascontiguousarray(x)  # the images' own order, channels last, would survive the stacking
 
 
 def _stratified(x: np.ndarray, y: np.ndarray, test: int) -> tuple[Pair, Pair]:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots, spec
-from .plans import Line, read, spread
+from .plans import Line, quoted, read, spread
 
 WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 REPEATS = 10  # runs behind each number of Hsu et al. (2018)
@@ -62,9 +62,8 @@ def _row(line: Line, tasks: bool) -> list[str]:
     e, kept = line.experiment, line.records[0]["kept"]
     own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in e.settings)
     own = own or (f"{e.optimiser} {e.lr:g}" if e.method == "naive" else "")
-    said = f"{line.published['acc']:.2f} ± {line.published['sd']:.2f}" if line.published else ""
     first = [e.scenario, e.method, own, str(e.tasks) * tasks, spread(line)]
-    return [*first, str(len(line.records)), said, f"{kept['numbers']:,}" if kept else "", _seconds(line)]
+    return [*first, str(len(line.records)), quoted(line), f"{kept['numbers']:,}" if kept else "", _seconds(line)]
 
 
 def _seconds(line: Line) -> str:
@@ -83,10 +82,10 @@ def _costs(line: Line, lines: Sequence[Line]) -> list[str]:
 
 
 def apart(lines: Sequence[Line]) -> str:
-    """The cells more than two standard errors from what was published, each with its likely reason."""
+    """The cells more than two standard errors from what was published with its sd, each with its likely reason."""
     table = []
-    for line in (one for one in lines if one.published):
-        acc, said, name = _acc(line), line.published or {}, _name(line.experiment)
+    for line, said in ((one, one.published) for one in lines if one.published and "sd" in one.published):
+        acc, name = _acc(line), _name(line.experiment)
         gap, error = acc.mean() - said["acc"], np.sqrt(acc.var(ddof=1) / len(acc) + said["sd"] ** 2 / REPEATS)
         if abs(gap) > 2 * error:
             table.append([line.experiment.scenario, name, f"{gap:+.2f}", f"{error:.2f}", WORDS["likely"][name]])

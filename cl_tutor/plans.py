@@ -208,13 +208,12 @@ def table(lines: list[Line]) -> Table:
     """A line each: ACC in percent, mean ± sd over the seeds, beside what was published."""
     shown = Table("scenario", "method", "set", "ACC", "published", "s", box=box.SIMPLE_HEAD, pad_edge=False)
     for line in lines:
-        e, p = line.experiment, line.published
+        e = line.experiment
         own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else
                         f"{name.split('.')[1]} {value}"
                         for name, value in e.settings)  # fmt: skip
-        said = f"{p['acc']:.2f} ± {p['sd']:.2f}" if p else ""
         seconds = np.mean([r["seconds"] for r in line.records])
-        shown.add_row(e.scenario, e.method, own, spread(line), said, f"{seconds:.1f}")
+        shown.add_row(e.scenario, e.method, own, spread(line), quoted(line), f"{seconds:.1f}")
     return shown
 
 
@@ -224,3 +223,9 @@ def spread(line: Line) -> str:
         return "diverged"
     acc = np.array([100 * r.acc for r in line.runs])
     return f"{acc.mean():.2f}" + (f" ± {acc.std(ddof=1):.2f}" if len(acc) > 1 else "")
+
+
+def quoted(line: Line) -> str:
+    """What was published, in percent; not every paper tells an sd."""
+    p = line.published or {}
+    return " ± ".join(f"{p[name]:.2f}" for name in ("acc", "sd") if name in p)

@@ -170,9 +170,8 @@ def test_a_number_changed_in_a_file_changes_the_table(tmp_path, rows):
         folder = tmp_path / source
         shutil.copytree(RUNS, folder, ignore=shutil.ignore_patterns("*.py"))
         path = folder / f"{source}.json"
-        text = re.sub(
-            r"""(?<!decay": )(?<!lam": )\b\d+\.\d{2,}\b(?!")""", less, path.read_text(encoding="utf-8")
-        )  # not a setting
+        no_setting = r"""(?<!decay": )(?<!lam": )\b\d+\.\d{2,}\b(?!")"""
+        text = re.sub(no_setting, less, path.read_text(encoding="utf-8"))
         path.write_text(text, encoding="utf-8")
         own = [c for c in CLAIMS if any(p.source.partition("/")[0] == source for p in c.places)]
         after = ledger(own, folder)

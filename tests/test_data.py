@@ -177,6 +177,7 @@ def test_a_folder_with_train_and_test_keeps_the_halves_apart(tmp_path):
     images(tmp_path / "test", n=2)
     d = load(f"folder:{tmp_path}")
     assert d.train[0].shape == (10, 3, 4, 6) and d.test[0].shape == (4, 3, 4, 6) and d.train[0].dtype == torch.uint8
+    assert d.train[0].is_contiguous()  # channels last, as files have them, would be another order of sums
     assert d.train[0][:, 0, 0, 0].tolist() == [*range(5), *range(40, 45)]  # the very pixels, in the order of names
     assert d.train[1].tolist() == [0] * 5 + [1] * 5 and d.test[1].tolist() == [0, 0, 1, 1]
 

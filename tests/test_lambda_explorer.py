@@ -100,6 +100,12 @@ def test_one_bundle_holds_the_view_the_island_and_the_picture(path):
     assert "naive ACC" in LambdaExplorer.load(path).picture().alt
 
 
+def test_the_picture_shows_the_protocol_in_which_there_is_most_to_see():
+    assert (
+        "Class-IL" in LambdaExplorer.load(Path(__file__).parents[1] / "notebooks/runs/lambda_grid.json").picture().alt
+    )
+
+
 def wish(value: float, asked: int = 1, **other) -> dict:
     return {"protocol": "split digits, Task-IL", "method": "EWC", "option": "ewc.lam", "value": value, "seed": 7,
             "asked": asked, **other}  # fmt: skip

@@ -122,6 +122,9 @@ def test_a_prediction_is_scored_and_kept():
     assert "off by 0.22" in repr(Guess("x", 0.5).score(np.float64(0.72)))
     assert "not as you said" in repr(Guess("y", "diagonal").score("full"))
     assert ": as you said" in repr(Guess("y", "full").score("full"))
+    assert "You said −0.5, measured −17: off by 16" in repr(Guess("z", -0.5).score(-17.0))
+    assert "You said er-lwf, measured online-ewc" in repr(Guess("z", "er-lwf").score("online-ewc"))
+    progress.update(lambda stored: stored["guesses"].pop("z"))
     assert progress.read()["guesses"] == {"x": [0.5, 0.72], "y": ["full", "full"]}
     assert Guess("x", 0.5).marks == {0.5: "your guess"}
 

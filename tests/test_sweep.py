@@ -213,7 +213,7 @@ def test_every_preset_parses_and_speaks_of_real_methods():
         plan = Plan.preset(name)
         assert plan.cells and plan.about.endswith(".")
         published = sum(cell.published is not None for cell in plan.cells)
-        assert published == (30 if name == "split-mnist" else 0), name
+        assert published == {"split-mnist": 30, "split-mnist-long": 18, "fisher-variants": 5}.get(name, 0), name
 
 
 def test_the_choice_is_made_on_held_out_data_with_a_seed_that_is_not_reported():
@@ -296,7 +296,9 @@ def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown)
 
 
 def test_every_cell_more_than_two_standard_errors_from_the_paper_is_explained(shown):
-    told = evidence.apart(plans.read(RUNS / "split_mnist.json")).splitlines()[2:]
+    lines = plans.read(RUNS / "split_mnist.json")
+    told = evidence.apart(lines).splitlines()[2:]
+    assert all(len(line.runs) == 5 for line in lines) and "All lines\nhave five seeds" in shown[0]
     assert all(row in shown[0] for row in told) and len(told) == 20
     (ewc,) = (row for row in told if row.startswith("| domain | ewc |"))
     assert "+12.08 | 1.59" in ewc  # 70.93 − 58.85; √(3.05²/5 + 2.59²/10), by hand
@@ -331,6 +333,18 @@ def test_what_the_page_says_of_buffers_is_so():
         round(100 * er[500], 1) == 83.2 and "at 1 it reaches 83.2" in evidence.WORDS["explained"]["combinations-wide"]
     )
     assert (er[500] - 0.2) / (er[25000] - 0.2) > 0.9  # of the way from one task in five: 100 images a task
+
+
+def test_what_the_page_says_of_gamma_is_so():
+    at = {
+        tuple(dict(e.settings).values())[:2]: line for line in plans.read(RUNS / "gamma.json") if (e := line.experiment)
+    }
+    assert all(len(line.records) >= 3 or plans.spread(line) == "diverged" for line in at.values())
+    cost = {g: evidence.difference(at[1.0, 3.0], at[g, 3.0]) for g in (0.0, 0.5, 0.8, 0.95)}
+    assert all(cost[g].min() > 0 and cost[g].mean() > 5 for g in (0.0, 0.5, 0.8))
+    half = 4.303 * cost[0.95].std(ddof=1) / 3**0.5  # Student's 95 % for three seeds
+    assert len(cost[0.95]) == 3 and 1 <= cost[0.95].mean() <= 2 and cost[0.95].mean() < half
+    assert [g for (g, lam), line in at.items() if lam == 30 and plans.spread(line) != "diverged"] == [0.0]
 
 
 def test_what_the_page_says_of_labels_is_so():
@@ -403,6 +417,7 @@ def test_a_dry_run_counts_and_runs_nothing(call, tmp_path):
     done = call(tmp_path / "two.toml", "--dry-run", "--seeds", 3)
     assert done.exit_code == 0 and "8 runs" in done.output and "hours of CPU" in done.output, done.output
     assert not (tmp_path / "c").exists()
+    assert "With --stack it takes less." in call(tmp_path / "two.toml", "--dry-run", "--seeds", 1, "--stack").output
 
 
 def test_the_cost_of_a_method_that_keeps_something_for_each_task_can_be_told():

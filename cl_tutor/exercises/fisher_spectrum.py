@@ -393,6 +393,6 @@ three answers, which is the point of the section.
 network learnt something simple": with N samples the rank is at most N(C − 1), whatever it learnt. "The diagonal of F is
 a rough version of F": as a price for SGD's own movement it is off by a factor of fifty, though in step with the truth.
 
-**The stored runs.** CIFAR-10 here is a JPEG copy, two seeds, and says so beside the figures; the script is
+**The stored runs.** CIFAR-10 here is a JPEG copy, three seeds, and says so beside the figures; the script is
 `notebooks/runs/cifar_spectrum.py`. A good project: rescale the input, run it again, and see conv1's mass change.
 """

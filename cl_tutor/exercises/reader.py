@@ -81,7 +81,7 @@ class Guess:
     def score(self, measured: float | str) -> Hint:
         """Say how far off it was, and keep both."""
         measured = measured if isinstance(measured, str) else float(f"{measured:.3g}")
-        said = measured if isinstance(measured, str) else f"{measured:g}"  # 17, not 17.0
+        said = _said(measured)
         if self.value is None:
             return Hint("Your prediction", f"None was made; measured: {said}. Put yours in place of the three dots.")
         progress.update(lambda stored: stored["guesses"].update({self.about: [self.value, measured]}))
@@ -89,7 +89,12 @@ class Guess:
             verdict = f"off by {abs(self.value - measured):.2g}"
         else:
             verdict = "as you said" if self.value == measured else "not as you said"
-        return Hint("Your prediction", f"You said {self.value}, measured {said}: {verdict}.")
+        return Hint("Your prediction", f"You said {_said(self.value)}, measured {said}: {verdict}.")
+
+
+def _said(value: float | str) -> str:
+    """17, not 17.0; and a minus sign, not a hyphen."""
+    return value if isinstance(value, str) else f"{value:g}".replace("-", "−")
 
 
 def _number_or_word(value: Any) -> float | str | None:

@@ -31,11 +31,14 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     if (G @ g >= 0).all():
         return g
     near = (g + margin * G.sum(0)).double()  # v = γ + u with u ≥ 0: the same problem, from another start
-    norms = G.double().norm(dim=1, keepdim=True)
-    rows = (G.double() / norms)[norms[:, 0] > 0]  # lengths do not matter to a cone; a zero row constrains nothing
-    Q, R = torch.linalg.qr(rows.T)  # ‖rowsᵀu + near‖² = ‖R u + Qᵀnear‖² + constant: K rows instead of P
-    u, _ = nnls(R.cpu().numpy(), -(Q.T @ near).cpu().numpy())
-    return (near + rows.T @ torch.as_tensor(u).to(rows)).to(g)
+    rows = G.double()[G.double().norm(dim=1) > 0]  # a zero row constrains nothing
+    A, c = rows @ rows.T, rows @ near  # ‖rowsᵀu + near‖² = uᵀA u + 2cᵀu + constant: K numbers instead of P
+    length = A.diagonal().sqrt()  # which does not matter to a cone
+    values, V = torch.linalg.eigh(A / length / length[:, None])
+    root = values.clamp(min=0).sqrt()  # R = Λ^½ Vᵀ, Rᵀb = c: ‖R u + b‖² is that sum, u in units of 1/length
+    R, b = root[:, None] * V.T, torch.where(root > 1e-7, V.T @ (c / length) / root, 0)  # two rows alike leave a 0
+    u, _ = nnls(R.cpu().numpy(), -b.cpu().numpy())
+    return (near + rows.T @ (torch.as_tensor(u).to(rows) / length)).to(g)
 
 
 def project_mean(g: Tensor, g_ref: Tensor) -> Tensor:

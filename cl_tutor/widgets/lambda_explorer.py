@@ -78,7 +78,11 @@ class LambdaExplorer(Island):
             self.progress = f"not trained ({type(e).__name__}): {e}"
 
     def picture(self) -> plots.Picture:
-        p = self.grid[0]
+        def apart(p: dict[str, Any]) -> float:
+            accs = [np.mean(point["acc"]) for m in p["methods"] for point in m["points"] if point["acc"]]
+            return float(np.ptp(accs)) if accs else 0.0
+
+        p = max(self.grid, key=apart)  # where the methods and their strengths differ most, there is most to see
         known = ", ".join(f"{name} ACC {np.mean(point['acc']):.2f}" for name, point in p["references"].items())
         mean = lambda m, key: [round(np.mean(p[key]), 3) if p[key] else np.nan for p in m["points"]]
         curves = {m["name"]: (mean(m, "forgetting"), mean(m, "acc")) for m in p["methods"]}

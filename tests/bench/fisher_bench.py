@@ -7,12 +7,12 @@ nngeometry, curvlinops) are measured where they can be imported. Each row runs i
 the row by turns, CPU seconds of one thread, the median of the ratios; the peak of the process's memory over that after
 the floor; the error against our code in float64, which the tests hold to brute force. Not a test: it asserts nothing.
 
-What limits our column. Of the diagonal's time, autograd's passes back to the layers' outputs take 0.8 x floor with one
-label and 2.6 with nine rows, the products that make the convolutions' rows 0.4 and 2.0, the patches 0.2: 1.4 and 4.8
-together, before anything is squared. Of the error, nearly all is the network's own in float32: in a few samples
-rounding
-turns a ReLU or moves a maximum of the pooling, and with them left out the top 20 agree to 1e-7. The float32 peers share
-it. On a GPU: `fisher_gpu.py`.
+What limits our column. The exact diagonal takes nine passes back and nine rows a sample: of its 2.4 s, 0.85 are matrix
+products for the convolutions' rows and 0.45 the passes back through the second convolution, both at the rate of a large
+matrix product on that core (47 GFLOP/s). That alone is 3.3 x floor; patches, pooling and copies take the rest. Images
+that lie in memory with the channels last make the floor cheaper and our products dearer: 1.8 and 7.2 in place of 1.6
+and 6.3. `data.folder` gave such images once. With them rounding also turned a ReLU here and there, an error of 1e-5.
+On a GPU: `fisher_gpu.py`.
 """
 
 import argparse
