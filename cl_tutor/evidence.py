@@ -17,7 +17,7 @@ from . import plots, spec
 from .plans import Line, quoted, read, spread
 
 WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-REPEATS = 10  # runs behind each number of Hsu et al. (2018)
+REPEATS = 10  # runs behind each number of Hsu et al. (2018) and of Buzzega et al. (2020)
 
 
 def page(runs: Path, pictures: Path) -> str:
@@ -28,15 +28,16 @@ def page(runs: Path, pictures: Path) -> str:
         if "plan" not in found or found["plan"] == "lambda-grid":  # which the explorable of lesson 14 shows
             continue
         lines, protocol = read(path), found["protocol"]
-        title = found["plan"].replace("-", " ").capitalize()
-        title = re.sub("(?i)mnist|ewc|cifar", lambda name: name[0].upper(), title).replace("Lwf", "LwF")
+        title = found["plan"].replace("-", " ").capitalize().replace("Lwf", "LwF")
+        title = re.sub("(?i)mnist|ewc|cifar", lambda name: name[0].upper(), title)
         parts += [f"## {title}\n\n{found['about']}", WORDS["explained"].get(found["plan"], "").strip()]
         picture = drawn([line for line in lines if line.experiment.stream == lines[0].experiment.stream])
         picture.figure.savefig(pictures / f"{path.stem}.svg")
         parts += [f"![{picture.alt}](_static/{path.stem}.svg)", rows(lines, ledger=found["plan"] == "ledger")]
-        parts += [apart(lines), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
+        parts += [apart(lines, found["plan"]), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
         told = [f"`{protocol['command']}`", protocol.get("device", ""), protocol.get("missing", "")]
         parts.append("How: " + ". ".join(text for text in told if text) + f". Stored in `runs/{path.name}`.")
+    parts.append(WORDS["collapse"].strip())
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -74,21 +75,21 @@ def _costs(line: Line, lines: Sequence[Line]) -> list[str]:
     """Bytes, images, seconds relative to naive on the same stream, extra passes."""
     e, numbers = line.experiment, line.records[0]["kept"]["numbers"]
     option = {k: p.default for k, p in spec.options(e.method).items()} | {k.split(".")[1]: v for k, v in e.settings}
-    images = option.get("slots", option.get("per_task", 0) * e.tasks)
     where = lambda o: (o.stream, o.scenario, o.tasks)
     naive = {where(o.experiment): float(_seconds(o)) for o in lines if o.experiment.method == "naive"}[where(e)]
-    images = "all" if e.method == "joint" else str(images or "")
+    images = "all" if e.method == "joint" else str(option.get("slots", option.get("per_task", 0) * e.tasks) or "")
     return [f"{4 * numbers:,}", images, f"{float(_seconds(line)) / naive:.1f}", WORDS["passes"].get(e.method, "")]
 
 
-def apart(lines: Sequence[Line]) -> str:
+def apart(lines: Sequence[Line], plan: str) -> str:
     """The cells more than two standard errors from what was published with its sd, each with its likely reason."""
     table = []
     for line, said in ((one, one.published) for one in lines if one.published and "sd" in one.published):
-        acc, name = _acc(line), _name(line.experiment)
+        acc, name = _acc(line), _full(line.experiment, lines)
         gap, error = acc.mean() - said["acc"], np.sqrt(acc.var(ddof=1) / len(acc) + said["sd"] ** 2 / REPEATS)
         if abs(gap) > 2 * error:
-            table.append([line.experiment.scenario, name, f"{gap:+.2f}", f"{error:.2f}", WORDS["likely"][name]])
+            reason = WORDS["likely"][plan][name]
+            table.append([line.experiment.scenario, name, f"{gap:+.2f}".replace("-", "−"), f"{error:.2f}", reason])
     return markdown(["scenario", "method", "here − published", "standard error", "likely reason"], table)
 
 
@@ -161,9 +162,7 @@ def over(lines: Sequence[Line], setting: str) -> plots.Picture:
             ax.errorbar(x, y, yerr=sd, label=name, **look)
             alt.append(f"{scenario}-IL, {name}: best {y.max():.1f} at {x[y.argmax()]:g}, last {y[-1]:.1f}")
         scale = "log" if min(x) > 0 and max(x) > 20 * min(x) else "linear"
-        ax.set(
-            title=f"{scenario.capitalize()}-IL", xlabel={"lam": "λ", "decay": "γ"}.get(setting, setting), xscale=scale
-        )
+        ax.set(title=f"{scenario.capitalize()}-IL", xlabel=WORDS["symbols"].get(setting, setting), xscale=scale)
     panels[0].set_ylabel("ACC in %")
     panels[-1].legend(fontsize=9)
     return plots.Picture(figure, f"ACC against {setting}. {'; '.join(alt)}.")

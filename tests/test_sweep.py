@@ -23,6 +23,7 @@ from cl_tutor.sweep import Experiment, recall, results, run
 RUNS = Path(__file__).parents[1] / "notebooks" / "runs"
 QUICK = Experiment(stream="split", scenario="class", tasks=2, net="8", lr=0.1)
 BOTH = [replace(QUICK, seed=k) for k in range(2)]
+MEMORY = ("er", "der++", "icarl")  # those that keep images
 STORED = [p for p in sorted(RUNS.glob("*.json")) if '"plan"' in p.read_text(encoding="utf-8")[:400]]
 
 
@@ -287,8 +288,9 @@ def shown(tmp_path_factory):
 
 def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown):
     text, place = shown
-    assert text.count("\n## ") == len(STORED) - 1  # the grid on digits is for an explorable
-    assert len(list(place.glob("*.svg"))) == text.count("![") == len(STORED) - 1 and "Hsu et al. (2018)" in text
+    assert len(list(place.glob("*.svg"))) == text.count("![") == len(STORED) - 1  # one grid is for an explorable
+    assert text.count("\n## ") == len(STORED)  # and the collapse is no sweep, and has no figure
+    assert "Hsu et al. (2018)" in text and "Buzzega et al. (2020)" in text
     assert min(len(line) for line in text.splitlines() if line.startswith("![")) > 80  # alt text
     (line,) = (x for x in text.splitlines() if x.startswith("| task | er | er.size 128, er.slots 1100 |"))
     assert "99.28 ± 0.21" in line and "99.40 ± 0.08" in line  # read off the stored runs, and off the paper
@@ -297,7 +299,7 @@ def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown)
 
 def test_every_cell_more_than_two_standard_errors_from_the_paper_is_explained(shown):
     lines = plans.read(RUNS / "split_mnist.json")
-    told = evidence.apart(lines).splitlines()[2:]
+    told = evidence.apart(lines, "split-mnist").splitlines()[2:]
     assert all(len(line.runs) == 5 for line in lines) and "All lines\nhave five seeds" in shown[0]
     assert all(row in shown[0] for row in told) and len(told) == 20
     (ewc,) = (row for row in told if row.startswith("| domain | ewc |"))
@@ -345,6 +347,42 @@ def test_what_the_page_says_of_gamma_is_so():
     half = 4.303 * cost[0.95].std(ddof=1) / 3**0.5  # Student's 95 % for three seeds
     assert len(cost[0.95]) == 3 and 1 <= cost[0.95].mean() <= 2 and cost[0.95].mean() < half
     assert [g for (g, lam), line in at.items() if lam == 30 and plans.spread(line) != "diverged"] == [0.0]
+
+
+def test_what_the_page_says_of_permuted_mnist_is_so(shown):
+    lines, likely = plans.read(RUNS / "permuted_mnist.json"), evidence.WORDS["likely"]["permuted-mnist"]
+    told = [row.split(" | ")[1] for row in evidence.apart(lines, "permuted-mnist").splitlines()[2:]]
+    assert set(told) == set(likely)  # a reason for each of them, and for no other
+    by_name = {evidence._full(line.experiment, lines): line for line in lines}
+    tried = {s["lr"]: f"{100 * acc:.1f}" for s, acc in by_name["naive (sgd)"].tried}
+    assert f"reached {tried[0.1]} with 0.1 and {tried[0.2]} with 0.2" in likely["naive (sgd)"]
+    tried = {s["der.alpha"]: acc for s, acc in by_name["der, 5120"].tried if s["lr"] == 0.2}
+    assert round(100 * (tried[1.0] - tried[0.5]), 1) == 0.1
+    higher = [s["si.lam"] for s, acc in by_name["si"].tried if s["lr"] == 0.1 and acc is None]
+    assert higher == [1, 3, 10] and "strengths above ours diverge" in likely["si"]
+    gain = {m: evidence.difference(by_name[f"{m}, {b}"], by_name[f"{m}, {a}"]).mean()
+            for m, a, b in [("er", 200, 5120), ("der", 200, 5120), ("der++", 200, 5120), ("a-gem", 200, 5120),
+                            ("gem", 10, 256)]}  # fmt: skip
+    assert gain.pop("a-gem") < 7 < min(gain.values())
+
+
+def test_what_the_page_says_of_cifar10_is_so():
+    acc = {(e.scenario, e.method): 100 * line.runs[0].acc
+           for line in plans.read(RUNS / "split_cifar10.json") if (e := line.experiment)}  # fmt: skip
+    task, klass = ({m: a for (s, m), a in acc.items() if s == scenario} for scenario in ("task", "class"))
+    assert min(task.values()) == task["naive"] < task["ewc"] - 5 and task["lwf"] < min(task[m] for m in MEMORY)
+    assert max(task, key=task.get) == max(klass, key=klass.get) == "joint"
+    assert max(abs(klass[m] - klass["naive"]) for m in ("ewc", "lwf")) < 1
+    way = [(klass[m] - klass["naive"]) / (klass["joint"] - klass["naive"]) for m in MEMORY]
+    assert min(way) > 0.48 and max(way) < 0.7
+
+
+def test_what_the_page_says_of_the_collapse_is_so(shown):
+    for found in json.loads((RUNS / "collapse.json").read_text(encoding="utf-8"))["results"].values():
+        R = 100 * np.array([run["R"] for run in found])  # (seeds, after, on)
+        then, now = (f"{R[:, k, 0].mean():.1f} ± {R[:, k, 0].std(ddof=1):.1f} %" for k in (0, 1))
+        assert f"{then} to {now}" in shown[0].replace("\n", " ") and len(R) == 3
+        assert R[:, 1, 0].max() < 20 and R[:, 1, 1].mean() == pytest.approx(94, abs=1)
 
 
 def test_what_the_page_says_of_labels_is_so():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from cl_tutor.methods.regularization import EWC, L2, Well
 from cl_tutor.widgets import TwoValleys
 from cl_tutor.widgets.two_valleys import METHODS
 
+WORDS = ("−g₁", "−g₂", "θ₁*", "θ₂*", "start")  # of the arrows; of the places
 NAMES = ("theta1", "theta2", "start", "angle", "kappa", "lam")
 
 
@@ -189,3 +193,16 @@ def test_every_control_has_a_name_and_room(open_island, width):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out(open_island, scheme):
     assert_readable(open_island(TwoValleys(methods=list(METHODS)), scheme=scheme))
+
+
+def test_the_arrows_words_keep_clear_of_the_optima_on_a_narrow_screen(open_island):
+    page = open_island(TwoValleys(methods=["naive"]), width=400)
+    for step in (500, 520, 560, 640, 1000):
+        page.get_by_role("slider", name="step", exact=True).fill(str(step))
+        box = {w: page.locator("svg text", has_text=re.compile(f"^{re.escape(w)}$")) for w in WORDS}
+        box = {w: found.bounding_box() for w, found in box.items() if found.count()}
+        for arrow, name in product((w for w in box if w in WORDS[:2]), WORDS[2:]):
+            a, b = box[arrow], box[name]
+            beside = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+            above = a["y"] + a["height"] <= b["y"] + 3 or b["y"] + b["height"] <= a["y"] + 3  # boxes have leading
+            assert beside or above, f"step {step}: {arrow} on {name}"

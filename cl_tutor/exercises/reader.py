@@ -92,9 +92,9 @@ class Guess:
         return Hint("Your prediction", f"You said {_said(self.value)}, measured {said}: {verdict}.")
 
 
-def _said(value: float | str) -> str:
+def _said(value: Any) -> str:
     """17, not 17.0; and a minus sign, not a hyphen."""
-    return value if isinstance(value, str) else f"{value:g}".replace("-", "−")
+    return f"{value:g}".replace("-", "−") if isinstance(value, float | int) else str(value)
 
 
 def _number_or_word(value: Any) -> float | str | None:

@@ -217,6 +217,8 @@ function render({ model, el }) {
     set(conflict, { x: 0, width: dots.size[0], y: dots.Y(0), height: Math.max(0, dots.size[1] - dots.Y(0)) });
 
     // downhill for both tasks, from the mark of the method that was switched on last
+    const named = [state.theta1, state.theta2, state.start].map(([a, b]) => [plane.X(a), plane.Y(b) + (b < -1.6 ? -20 : 32)]);
+    const clear = ([x, y]) => named.every(([a, b]) => Math.abs(a - x) > 30 || Math.abs(b - y) > 16);
     const lens = state.methods.at(-1), downhill = lens && gradients(walks[lens][state.step], state);
     ["−g₁", "−g₂"].forEach((words, k) => {
       const g = downhill?.[k], size = g && Math.hypot(...g);
@@ -230,14 +232,16 @@ function render({ model, el }) {
           return [to[0] + 8 * Math.cos(a), to[1] + 8 * Math.sin(a)];
         };
         set(arrows[k], { d: join([from, to]) + join([barb(0.45), to, barb(-0.45)]) });
-        set(tips[k], { x: to[0] + 14 * ux, y: to[1] - 14 * uy + 4 });
+        const beside = [[14 * ux, -14 * uy], [20 * uy, 20 * ux], [-20 * uy, -20 * ux]] // beyond the tip, or on a side of it
+          .map(([x, y]) => [to[0] + x, to[1] + y + 4]);
+        const [x, y] = beside.find(clear) ?? beside[0];
+        set(tips[k], { x, y });
       } else set(arrows[k], { d: "" });
       tips[k].textContent = on ? words : "";
     });
 
     handles.forEach((h) => h.show());
-    [state.theta1, state.theta2, state.start].forEach(([a, b], k) =>
-      set(names[k], { x: plane.X(a), y: plane.Y(b) + (b < -1.6 ? -20 : 32) }));
+    named.forEach(([x, y], k) => set(names[k], { x, y }));
     for (const [name, b] of toggles) b.setAttribute("aria-pressed", String(state.methods.includes(name)));
     sliders.angle.show(state.angle);
     sliders.kappa.show(Math.log10(state.kappa));
