@@ -211,33 +211,36 @@ def machine(device: str) -> str:
 
 
 def estimate(experiments: Iterable[Experiment]) -> tuple[float, float]:
-    """Hours of CPU of all of them, and gigabytes of one process: each kind of run is tried on very few batches."""
+    """Hours of CPU of all of them, and gigabytes of one process: each kind of run is tried on very few batches.
+
+    A Fisher or a generator of more samples than these batches hold counts too little.
+    """
     kinds: dict[Experiment, list[Experiment]] = {}
     for e in experiments:
         kinds.setdefault(replace(e, settings=(), seed=0, held_out=False), []).append(e)
     hours, size = 0.0, 0.0
     for same in kinds.values():
         full = same[-1].learner()
-        short, long = (_seconds(same[-1], batches) for batches in (3, 9))
-        a_step = max(long - short, 0.0) / (6 * len(SHORT))
+        short, long = (_seconds(same[-1], epochs) for epochs in (1, 3))
+        a_step = max(long - short, 0.0) / (2 * BATCHES * len(SHORT))
         steps = full.epochs * sum(math.ceil(len(t.train.x) / full.batch_size) for t in full.stream.tasks)
         grown = (len(full.stream) + 1) / 2 if same[-1].method == "joint" else 1
-        a_task = max(short / len(SHORT) - 3 * a_step, 0.0)
+        a_task = max(short / len(SHORT) - BATCHES * a_step, 0.0)
         hours += len(same) * (a_step * steps * grown + a_task * len(full.stream)) / 3600
         size = max(size, sum(t.train.x.nbytes for t in full.stream.tasks) * grown)
     return hours, 0.4 + size / 1e9  # Python with torch takes about 0.4 GB
 
 
-SHORT = (0, 1)  # the tasks of a trial run
+SHORT, BATCHES = (0, 1), 4  # the tasks of a trial run, and their batches
 
 
-def _seconds(experiment: Experiment, batches: int) -> float:
-    """CPU seconds of one epoch of two tasks, cut to so many batches."""
-    learner = experiment.learner()
+def _seconds(experiment: Experiment, epochs: int) -> float:
+    """CPU seconds of so many epochs of two tasks, cut to very few batches."""
+    learner = replace(experiment, epochs=epochs).learner()
     some = lambda batch, n: Batch(*(column[:n] for column in batch))
-    n, tasks = batches * learner.batch_size, learner.stream.tasks[: len(SHORT)]
+    n, tasks = BATCHES * learner.batch_size, learner.stream.tasks[: len(SHORT)]
     cut = [replace(t, train=some(t.train, n), test=some(t.test, 500)) for t in tasks]
-    learner.stream, learner.epochs = replace(learner.stream, tasks=cut, units=learner.stream.units[: len(SHORT)]), 1
+    learner.stream = replace(learner.stream, tasks=cut, units=learner.stream.units[: len(SHORT)])
     for method in learner.methods:
         method.check(learner)  # what a method makes for each task, it makes for these two
     start = time.process_time()

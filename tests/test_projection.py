@@ -99,6 +99,8 @@ def test_zero_rows_duplicates_and_lengths_do_not_matter(size):
         torch.testing.assert_close(project(g, rows.flip(0)), wanted)
     torch.testing.assert_close(project(g * size, G), wanted * size, atol=0, rtol=1e-5)
     torch.testing.assert_close(project_mean(g, G[0] * size), project_mean(g, G[0]))
+    tiny = torch.tensor([[-1e-200, 0.0]], dtype=torch.float64)  # its square is 0
+    assert project(-tiny[0] / 1e-200, tiny).tolist() == [1, 0]
     assert project(g, torch.zeros(3, 3)) is g and project_mean(g, torch.zeros(3)) is g
 
 

@@ -459,6 +459,13 @@ def test_a_dry_run_counts_and_runs_nothing(call, tmp_path):
     assert "With --stack it takes less." in call(tmp_path / "two.toml", "--dry-run", "--seeds", 1, "--stack").output
 
 
+def test_what_a_task_costs_once_is_not_taken_for_a_cost_of_steps(monkeypatch):
+    e = Experiment("ewc", stream="split", scenario="class", epochs=50)
+    steps = sum(-(-len(t.train.x) // e.batch_size) for t in e.learner().stream.tasks) * e.epochs
+    monkeypatch.setattr(sweep, "_seconds", lambda _, epochs: 2 * (epochs * sweep.BATCHES * 0.01 + 7))  # 7 s a task
+    assert sweep.estimate([e])[0] * 3600 == pytest.approx(steps * 0.01 + 5 * 7)
+
+
 def test_the_cost_of_a_method_that_keeps_something_for_each_task_can_be_told():
     hours, size = sweep.estimate([Experiment("bias-correction", stream="split", scenario="class")])
     assert 0 < hours < 1 and 0.4 <= size < 1

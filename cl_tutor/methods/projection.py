@@ -31,9 +31,10 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     if (G @ g >= 0).all():
         return g
     near = (g + margin * G.sum(0)).double()  # v = γ + u with u ≥ 0: the same problem, from another start
-    rows = G.double()[G.double().norm(dim=1) > 0]  # a zero row constrains nothing
+    rows = G.double()
     A, c = rows @ rows.T, rows @ near  # ‖rowsᵀu + near‖² = uᵀA u + 2cᵀu + constant: K numbers instead of P
     length = A.diagonal().sqrt()  # which does not matter to a cone
+    length[length == 0] = 1  # a zero row constrains nothing: its u stays 0
     values, V = torch.linalg.eigh(A / length / length[:, None])
     root = values.clamp(min=0).sqrt()  # R = Λ^½ Vᵀ, Rᵀb = c: ‖R u + b‖² is that sum, u in units of 1/length
     R, b = root[:, None] * V.T, torch.where(root > 1e-7, V.T @ (c / length) / root, 0)  # two rows alike leave a 0
