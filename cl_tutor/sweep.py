@@ -164,7 +164,6 @@ class Watch(Method):
         self.count += 1
         if self.count % self.steps == 0:
             self.seen.append(round(learner.accuracy(learner.stream.tasks[0]), 4))
-            learner.net.train()
 
 
 # -- one ---------------------------------------------------------------------------------------------------------------

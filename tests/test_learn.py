@@ -155,7 +155,7 @@ def test_a_diverging_run_stops_with_a_sentence(stream):
 
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"threads": 0}])
 def test_bad_arguments_are_refused(stream, bad):
-    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="must be a whole number of 1 or more, not 0"):
         Learner(MLP((64, 10)), stream, **bad)
 
 

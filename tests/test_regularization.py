@@ -337,7 +337,10 @@ def test_a_run_that_diverges_by_itself_is_not_blamed_on_lambda():
         *[(partial(m, float("inf")), "not inf") for m in (L2, EWC, MAS, SI, LwF, SubspaceEWC, KFACEWC)],
         (partial(EWC, decay=1.5), "decay must lie in"),
         (partial(EWC, labels="mc"), "not 'mc'"),
-        *[(partial(m, samples=0), "samples must be 1 or more, not 0") for m in (EWC, MAS, SubspaceEWC, KFACEWC)],
+        *[
+            (partial(m, samples=0), "samples must be a whole number of 1 or more, not 0")
+            for m in (EWC, MAS, SubspaceEWC, KFACEWC)
+        ],
         (partial(MAS, inputs=torch.zeros(0, 4)), "inputs is empty"),
         (partial(SI, xi=0.0), "xi must be"),
         (partial(LwF, T=0.0), "T, the temperature"),
