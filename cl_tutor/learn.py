@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +93,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            if not isinstance(n := getattr(self, name), Integral) or n < 1:
+            if (n := getattr(self, name)) != int(n) or n < 1:
                 raise ValueError(f"{name} must be a whole number of 1 or more, not {n!r}.")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"

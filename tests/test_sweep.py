@@ -57,11 +57,24 @@ def test_the_version_of_the_code_is_part_of_the_key(monkeypatch):
         ({"optimiser": "lion"}, "no optimiser 'lion'"),
         ({"net": "big"}, "net must be cnn or widths"),
         ({"epochs": 1.5}, "epochs must be of type int"),
+        ({"method": 3}, "method must be of type str, not 3"),
+        ({"net": "10²"}, "net must be cnn or widths"),
+        ({"lr": -1.0}, "lr must be a finite number above 0, not -1"),
+        ({"lr": float("nan")}, "lr must be a finite number above 0, not nan"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
+        ({"momentum": 0.9, "optimiser": "adam"}, "and be 0 but for sgd, not 0.9"),
+        ({"samples": -5}, "samples and watch must be 0 or more, not -5"),
+        ({"watch": -1}, "samples and watch must be 0 or more, not -1"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(given, said):
     with pytest.raises(ValueError, match=said):
         Experiment(**given)
+
+
+def test_more_samples_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="samples is 5000, but digits has 1397 to train on"):
+        replace(QUICK, samples=5000).learner()
 
 
 def test_held_out_data_is_never_trained_on_and_never_the_test_set():
@@ -106,15 +119,64 @@ def test_ctrl_c_costs_only_the_run_under_way(tmp_path):
     assert numbers(found[0]) == numbers(run(wanted[0]))
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"experiment": {}}', "other"])
+DAMAGES = {
+    "nothing": lambda r: "",
+    "half": lambda r: "{",
+    "no fields": lambda r: '{"experiment": {}}',
+    "another seed": lambda r: json.dumps(r | {"experiment": r["experiment"] | {"seed": 9}}),
+    "another version": lambda r: json.dumps(r | {"version": 0}),
+    "no R and no reason": lambda r: json.dumps(r | {"R": None}),
+    "no seconds": lambda r: json.dumps({k: v for k, v in r.items() if k != "seconds"}),
+    "seconds in words": lambda r: json.dumps(r | {"seconds": "x"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_set_aside_with_a_warning_and_its_run_is_repeated(tmp_path, damage):
     (first,) = sweep.sweep([QUICK], tmp_path, jobs=1, progress=False)
     path = tmp_path / f"{QUICK.key}.json"
-    other = json.dumps(first | {"experiment": first["experiment"] | {"seed": 9}})
-    path.write_text(other if damage == "other" else damage)
+    path.write_text(DAMAGES[damage](first))
     with pytest.warns(UserWarning, match="is damaged"):
         (again,) = sweep.sweep([QUICK], tmp_path, jobs=1, progress=False)
     assert numbers(again) == numbers(first) and path.with_suffix(".damaged").exists() and recall(QUICK, tmp_path)
+
+
+def test_what_was_set_aside_before_is_kept_and_a_folder_is_set_aside_too(tmp_path):
+    path = tmp_path / f"{QUICK.key}.json"
+    path.with_suffix(".damaged").write_text("an earlier one")
+    path.mkdir()
+    with pytest.warns(UserWarning, match=r"it is now .*\.1\.damaged"):
+        assert recall(QUICK, tmp_path) is None
+    assert path.with_suffix(".damaged").read_text() == "an earlier one" and path.with_suffix(".1.damaged").is_dir()
+
+
+def test_where_nothing_can_be_written_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "run", lambda *args: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        sweep.sweep([QUICK], tmp_path / "file", jobs=1, progress=False)
+    monkeypatch.setattr(sweep.os, "access", lambda *args: False)
+    with pytest.raises(PermissionError, match="name another folder"):
+        sweep.sweep([QUICK], tmp_path, jobs=1, progress=False)
+
+
+def test_an_address_that_is_none_is_refused_and_one_that_is_not_needed_is_not_asked(tmp_path):
+    pytest.importorskip("distributed")
+    with pytest.raises(ValueError, match="address is tcp://HOST:PORT, not 'nonsense'"):
+        sweep.sweep([QUICK], tmp_path, scheduler="nonsense", progress=False)
+    done = sweep.sweep([QUICK], tmp_path, jobs=1, progress=False)
+    assert sweep.sweep([QUICK], tmp_path, scheduler="tcp://127.0.0.1:1", progress=False) == done
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("distributed")
+
+    def silent(*args, **options):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(sweep, "parallel_config", silent)
+    with pytest.raises(ConnectionError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:1: start one"):
+        sweep._backend("tcp://127.0.0.1:1")
 
 
 def test_a_diverged_run_is_a_result_that_says_so(tmp_path):
@@ -228,8 +290,24 @@ def test_the_choice_is_made_on_held_out_data_with_a_seed_that_is_not_reported():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("about = 'x'", "grid is missing"),
-        ("[[grid]]\nmethod = 'naive'", "about is missing"),
+        ("about = 'x'", "'grid' is a required property"),
+        ("[[grid]]\nmethod = 'naive'", "'about' is a required property"),
+        ("about = 'x'\ngrid = []", r"grid: \[\] should be non-empty"),
+        ("about = 'x'\n[grid]\nmethod = 'naive'", "grid: .* is not of type 'array'"),
+        ("about = 'x'\ncommon = 3\n[[grid]]\nmethod = 'naive'", "common: 3 is not of type 'object'"),
+        ("about = 'x'\nseeds = 'many'\n[[grid]]\nmethod = 'naive'", "seeds: 'many' is not of type"),
+        ("about = 'x'\nseeds = 101\n[[grid]]\nmethod = 'naive'", "seeds: 101 is greater"),  # 100 is the trials' seed
+        ("about = 'x'\nauthor = 'y'\n[[grid]]\nmethod = 'naive'", "'author' was unexpected"),
+        ("about = 'x'\npublished = [3]\n[[grid]]\nmethod = 'naive'", r"published\[0\]: 3 is not"),
+        ("about = 'x'\npublished = [{acc = '97'}]\n[[grid]]\nmethod = 'naive'", "acc: '97' is not of type 'number'"),
+        (
+            "about = 'x'\npublished = [{methd = 'naive', acc = 1}]\n[[grid]]\nmethod = 'naive'",
+            "no line of the table fits",
+        ),
+        ("about = 'x'\n[[grid]]\nlr = []", r"lr: \[\] should be non-empty"),
+        ("about = 'x'\n[[grid]]\nchoose = 3", "choose: 3 is not of type 'object'"),
+        ("about = 'x'\n[[grid]]\nchoose = {lr = []}", r"choose.lr: \[\] should be non-empty"),
+        ("about = 'x'\n[[grid]]\nmethod = 3", "method must be of type str, not 3"),
         ("about = 'x'\n[[grid]]\nmehtod = 'naive'", "mehtod is not known"),
         ("about = 'x'\n[[grid]]\nmethod = 'ewk'", "no method 'ewk'"),
         ("about = ", "Invalid value"),
@@ -457,6 +535,20 @@ def test_a_dry_run_counts_and_runs_nothing(call, tmp_path):
     assert done.exit_code == 0 and "8 runs" in done.output and "hours of CPU" in done.output, done.output
     assert not (tmp_path / "c").exists()
     assert "With --stack it takes less." in call(tmp_path / "two.toml", "--dry-run", "--seeds", 1, "--stack").output
+
+
+def test_a_dry_run_leaves_out_what_is_there(call, tmp_path):
+    (tmp_path / "two.toml").write_text(FILE)
+    call(tmp_path / "two.toml", "--jobs", 1, "--seeds", 1)
+    told = " ".join(call(tmp_path / "two.toml", "--dry-run").output.split())
+    assert "6 runs, 4 of them are there already." in told and "About 0.0 hours" in told
+
+
+def test_a_sweep_in_which_all_diverged_says_why_and_fails(call, tmp_path):
+    wild = '[[grid]]\nmethod = "ewc"\n"ewc.lam" = 1e9\n"ewc.samples" = 5\n'
+    (tmp_path / "two.toml").write_text(FILE.partition("[[grid]]")[0] + wild)
+    done = call(tmp_path / "two.toml", "--jobs", 1, "--seeds", 1)
+    assert done.exit_code == 1 and "ewc: task 2 of 2: EWC will diverge: λ" in " ".join(done.output.split())
 
 
 def test_what_a_task_costs_once_is_not_taken_for_a_cost_of_steps(monkeypatch):

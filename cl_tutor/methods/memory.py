@@ -7,7 +7,6 @@ A memory has two occasions to choose: `add` is offered every batch of the stream
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +19,7 @@ class Memory:
     """M slots, each for one row. Abstract: a subclass says which rows, in `add` or in `update`."""
 
     def __init__(self, slots: int, seed: int = 0):
-        if not isinstance(slots, Integral) or slots < 1:
+        if slots != int(slots) or slots < 1:
             raise ValueError(f"A memory needs 1 slot or more, not {slots}.")
         self.slots, self.filled = slots, 0
         self.rng = torch.Generator().manual_seed(seed)

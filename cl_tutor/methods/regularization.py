@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -231,7 +230,7 @@ def draw(learner: Learner, task: Task, samples: int, rng: torch.Generator) -> It
 
 
 def check_samples(samples: int) -> None:
-    if not isinstance(samples, Integral) or samples < 1:
+    if samples != int(samples) or samples < 1:
         raise ValueError(f"samples must be a whole number of 1 or more, not {samples}: a mean is taken over them.")
 
 
