@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ..learn import Learner, Method, finite
-from ..streams import Batch
+from ..streams import Batch, Task
 from ..vectors import Params
 from .memory import Reservoir
 from .regularization import snapshot
@@ -189,5 +189,7 @@ class OML(Method):
 
     def check(self, learner: Learner) -> None:
         last_layer(learner.net, self.prediction)
+
+    def before_task(self, learner: Learner, task: Task) -> None:
         for n, p in learner.net.named_parameters():
             p.requires_grad_(n.startswith(f"{self.prediction}."))

@@ -332,7 +332,7 @@ class SI(Quadratic):
 
     def importance(self, learner: Learner, task: Task) -> Params:
         moved = {n: p.detach() - self.start_[n] for n, p in learner.params.items()}
-        return {n: w.clamp(min=0) / (moved[n].square() + self.xi) for n, w in self.path_.items()}
+        return {n: self.path_[n].clamp(min=0) / (d.square() + self.xi) for n, d in moved.items()}
 
 
 def distil(old: Tensor, new: Tensor, T: float) -> Tensor:
