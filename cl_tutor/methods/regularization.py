@@ -193,8 +193,8 @@ class EWC(Quadratic):
     that a task learnt to a flatter loss counts as much (Schwarz et al. do normalise, but leave open by which norm).
     `labels`: how the Fisher takes its y, see `fisher_diagonal`; `samples` of the task are enough for it.
 
-    λ = 1 with `decay=1` is the Laplace approximation, with a diagonal Fisher for the Hessian, for tasks of equal size; a
-    well a task counts old tasks again from the third on (Huszár 2018). Suits Task-IL and Domain-IL; nothing at test
+    λ = 1 with `decay=1` is the Laplace approximation, with a diagonal Fisher for the Hessian, for tasks of equal size;
+    a well a task counts old tasks again from the third on (Huszár 2018). Suits Task-IL and Domain-IL; nothing at test
     time. In Task-IL only the task's own units enter the softmax. Memory: 2P floats a task, with `decay` 2P in all.
     """
 
