@@ -441,7 +441,7 @@ def test_what_the_page_says_of_permuted_mnist_is_so(shown):
     lines, likely = plans.read(RUNS / "permuted_mnist.json"), evidence.WORDS["likely"]["permuted-mnist"]
     told = [row.split(" | ")[1] for row in evidence.apart(lines, "permuted-mnist").splitlines()[2:]]
     assert set(told) == set(likely)  # a reason for each of them, and for no other
-    by_name = {evidence._full(line.experiment, lines): line for line in lines}
+    by_name = {evidence._full(line, lines): line for line in lines}
     tried = {s["lr"]: f"{100 * acc:.1f}" for s, acc in by_name["naive (sgd)"].tried}
     assert f"reached {tried[0.1]} with 0.1 and {tried[0.2]} with 0.2" in likely["naive (sgd)"]
     tried = {s["der.alpha"]: acc for s, acc in by_name["der, 5120"].tried if s["lr"] == 0.2}
@@ -463,6 +463,33 @@ def test_what_the_page_says_of_cifar10_is_so():
     assert max(abs(klass[m] - klass["naive"]) for m in ("ewc", "lwf")) < 1
     way = [(klass[m] - klass["naive"]) / (klass["joint"] - klass["naive"]) for m in MEMORY]
     assert min(way) > 0.48 and max(way) < 0.7
+
+
+def test_what_the_page_says_of_the_long_runs_is_so(shown):
+    acc = {(e.scenario, e.method): 100 * line.runs[0].acc
+           for line in plans.read(RUNS / "split_mnist_long.json") if (e := line.experiment)}  # fmt: skip
+    task, klass = ({m: a for (s, m), a in acc.items() if s == scenario} for scenario in ("task", "class"))
+    assert min(task[m] for m in task if m != "naive") > task["joint"] - 0.5 and len(task) == 7
+    assert {m for m, a in klass.items() if a > 20.5} == {"generative", "icarl", "joint"} and len(klass) == 8
+    assert min(klass[m] for m in ("generative", "icarl")) > 80
+    said = {(line.experiment.scenario, line.experiment.method): plans.quoted(line)
+            for line in plans.read(RUNS / "split_mnist_long.json")}  # fmt: skip
+    assert said["class", "lwf"] == "23.85" and said["task", "ewc"] == "98.64" and "98.64" in shown[0]
+    assert task["naive"] > float(said["task", "naive"]) + 5 and klass["lwf"] < 20.5
+
+
+def test_what_the_page_says_of_the_fishers_labels_is_so():
+    lines = plans.read(RUNS / "fisher_variants.json")
+    at = {(o["online-ewc.labels"], o["online-ewc.samples"]): line
+          for line in lines if (o := {k: v for k, v in line.experiment.settings}) and len(o) > 1}  # fmt: skip
+    acc = {key: 100 * line.runs[0].acc for key, line in at.items()}
+    others = acc["sample", 5000], acc["empirical", 5000]
+    assert others[0] < min(acc["exact", 500], acc["exact", 5000]) < max(acc.values()) < others[0] + 0.5
+    assert at["sample", 5000].records[0]["R"] == at["empirical", 5000].records[0]["R"]
+    assert at["sample", 5000].tried == at["empirical", 5000].tried
+    tried = {k: {s["online-ewc.lam"]: a for s, a in line.tried} for k, line in at.items()}
+    assert max(tried["exact", 5000], key=tried["exact", 5000].get) == 1e5
+    assert 100 * (tried["sample", 5000][1e7] - tried["sample", 5000][1e5]) == pytest.approx(8, abs=0.6)
 
 
 def test_what_the_page_says_of_the_collapse_is_so(shown):
