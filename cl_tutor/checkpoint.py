@@ -62,8 +62,9 @@ def load(learner: Learner, path: str | Path) -> Learner:
         if (there := tree["about"][name]) != here:
             raise ValueError(f"{path} is of another {name}: it was saved with {there}, and this learner has {here}.")
     for grower in (m for m in learner.methods if m is learner.net):  # let it grow as it did, then fill it
-        for learner.seen in range(1, tree["measured"]["seen"] + 1):
-            grower.before_task(learner, learner.stream.tasks[learner.seen - 1])
+        for task in learner.stream.tasks[: tree["measured"]["seen"]]:
+            learner.seen += 1
+            grower.before_task(learner, task)
     unpack(tree["net"], learner.net, tensors, learner)
     for m, packed in zip(learner.methods, tree["methods"]):
         vars(m).update(unpack(packed, vars(m), tensors, m, learner.device))

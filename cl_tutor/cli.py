@@ -58,7 +58,8 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as e:
-        err.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
+        told = f"{e.filename}: {e.strerror}. Name another." if isinstance(e, OSError) and e.filename else str(e)
+        err.print(f"[bold red]Error:[/] {escape(told)}", soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -141,12 +142,10 @@ def run(
         if not 0 < lr < math.inf:
             raise ValueError(f"--lr must be a positive number, not {lr:g}.")
         chosen = list(dict.fromkeys("+".join(spec.names(method)) for method in methods.split(",")))
-        wanted = spec.parse(settings)
+        short = {"ewc.lam": lam, "er.slots": slots}
+        wanted = spec.parse([*settings, *(f"{name}={value}" for name, value in short.items() if value is not None)])
         if idle := set(wanted) - {name for method in chosen for name in spec.names(method)}:
-            raise ValueError(f"--set {min(idle)}: it is not among the methods {', '.join(chosen)}.")
-        for name, option, value in (("ewc", "lam", lam), ("er", "slots", slots)):
-            if value is not None:
-                wanted.setdefault(name, {}).setdefault(option, value)
+            raise ValueError(f"{min(idle)}.{min(wanted[min(idle)])} is set, but {min(idle)} is not among the methods.")
         plan = Plan(load(dataset), stream, scenario, tasks, wanted, epochs, lr, batch_size)
         nets = {method: repr(spec.check(plan.learner(method, 0)).net) for method in chosen}
     experiment |= {"methods": chosen, "set": settings, "epochs": epochs, "lr": lr, "lam": lam, "slots": slots}
@@ -258,8 +257,10 @@ def _draw(path: Path, runs: list[Run], methods: list[str]) -> None:
 def sweep_(
     file: Annotated[Path | None, typer.Argument(help="A TOML file of experiments.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(help=", ".join(plans.presets()) + ".")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs a line: seeds 0 ... N-1. Default: the file's.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; -1: all cores.")] = -1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=plans.TRIAL, help="Runs a line: seeds 0 ... N-1. Default: the file's.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. All cores, if not given.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="A Dask scheduler, tcp://HOST:PORT, in place of --jobs.")
     ] = None,
@@ -282,25 +283,29 @@ def sweep_(
         plan = plans.Plan.preset(preset) if preset else plans.Plan.read(file or Path())
         seeds = seeds or plan.seeds
         everything = plan.trials() + [replace(cell.candidates[0], seed=k) for cell in plan.cells for k in range(seeds)]
-        for e in {(e.method, e.scenario, e.stream, e.net): e for e in everything}.values():
+        for e in dict.fromkeys(replace(e, seed=0) for e in everything):
             spec.check(e.learner())  # before any work
-        out.print(f"{plan.about} {len(everything)} runs.", soft_wrap=True, markup=False, highlight=False)
+        left = [e for e in everything if not (cache / f"{e.key}.json").exists()]
+        stored = f", {len(everything) - len(left)} of them are there already" * (len(left) < len(everything))
+        out.print(f"{plan.about} {len(everything)} runs{stored}.", soft_wrap=True, markup=False, highlight=False)
+        cores = jobs or cpu_count()
         if dry_run:
-            cores = cpu_count() if jobs < 0 else jobs
-            hours, gigabytes = estimate(everything)
+            hours, gigabytes = estimate(left)
             text = (
                 f"About {hours:.1f} hours of CPU, {hours / cores:.1f} on {cores} cores, {gigabytes:.1f} GB a process."
             )
             out.print(text + " With --stack it takes less." * stack, highlight=False)
             return
-        alone = partial(sweep, cache=cache, jobs=jobs, scheduler=scheduler)
-        run_all = partial(sweep_stacked, cache=cache, jobs=jobs) if stack else alone
+        alone = partial(sweep, cache=cache, jobs=cores, scheduler=scheduler)
+        run_all = partial(sweep_stacked, cache=cache, jobs=cores) if stack else alone
         lines = plans.carry_out(plan, seeds, run_all)
         out.print(plans.table(lines))
         if json_path:
             plans.store(
                 json_path, plan, lines, {"command": f"cl-tutor sweep {f'--preset {preset}' if preset else file}"}
             )
+        if not any(line.runs for line in lines):
+            raise typer.Exit(1)
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
@@ -322,7 +327,7 @@ def methods(
         out.print("Options, and the whole story: `cl-tutor methods NAME`. P: the number of parameters.")
         return
     with refusals():
-        recipe, options = spec.known(name), spec.options(name)
+        recipe, options = spec.known(name := name.lower()), spec.options(name)
     out.print(inspect.getdoc(recipe.make), markup=False, highlight=False, soft_wrap=True)
     defaults = {
         option: p.default.__name__.lower() if isinstance(p.default, type) else p.default

@@ -35,7 +35,7 @@ def page(runs: Path, pictures: Path) -> str:
         picture.figure.savefig(pictures / f"{path.stem}.svg")
         parts += [f"![{picture.alt}](_static/{path.stem}.svg)", rows(lines, ledger=found["plan"] == "ledger")]
         parts += [apart(lines, found["plan"]), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
-        told = [f"`{protocol['command']}`", protocol.get("device", ""), protocol.get("missing", "")]
+        told = [f"`{protocol['command']}`", *(protocol.get(name, "") for name in ("device", "missing"))]
         parts.append("How: " + ". ".join(text for text in told if text) + f". Stored in `runs/{path.name}`.")
     parts.append(WORDS["collapse"].strip())
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -85,7 +85,7 @@ def apart(lines: Sequence[Line], plan: str) -> str:
     """The cells more than two standard errors from what was published with its sd, each with its likely reason."""
     table = []
     for line, said in ((one, one.published) for one in lines if one.published and "sd" in one.published):
-        acc, name = _acc(line), _full(line.experiment, lines)
+        acc, name = _acc(line), _full(line, lines)
         gap, error = acc.mean() - said["acc"], np.sqrt(acc.var(ddof=1) / len(acc) + said["sd"] ** 2 / REPEATS)
         if abs(gap) > 2 * error:
             reason = WORDS["likely"][plan][name]
@@ -181,7 +181,7 @@ def watched(lines: Sequence[Line]) -> plots.Picture:
 def beside(lines: Sequence[Line]) -> plots.Picture:
     """ACC of each line as a dot with ± sd, and the published mean as a ring, a panel for each scenario."""
     scenarios = list(dict.fromkeys(line.experiment.scenario for line in lines))
-    names = list(dict.fromkeys(_full(line.experiment, lines) for line in lines))
+    names = list(dict.fromkeys(_full(line, lines) for line in lines))
     with mpl.rc_context(plots.STYLE):
         figure = Figure(figsize=(11, 1.6 + 0.3 * len(names)))
         axes = figure.subplots(1, len(scenarios), sharey=True, squeeze=False)
@@ -189,13 +189,13 @@ def beside(lines: Sequence[Line]) -> plots.Picture:
     for ax, scenario in zip(axes[0], scenarios):
         own = [one for one in lines if one.experiment.scenario == scenario and one.runs]
         for line in own:
-            y, acc = names.index(_full(line.experiment, lines)), _acc(line)
+            y, acc = names.index(_full(line, lines)), _acc(line)
             ax.errorbar(acc.mean(), y, xerr=_sd(acc), fmt="o", color="#0072B2", label="here, ± sd")
             if line.published:
                 ax.plot(line.published["acc"], y, "D", mfc="none", mec="#D55E00", ms=9, label="published")
                 gaps.append((abs(acc.mean() - line.published["acc"]), f"{_name(line.experiment)} in {scenario}-IL"))
         top = max(own, key=lambda line: _acc(line).mean())
-        best.append(f"{scenario}-IL: best {_full(top.experiment, lines)}, {_acc(top).mean():.1f}")
+        best.append(f"{scenario}-IL: best {_full(top, lines)}, {_acc(top).mean():.1f}")
         ax.set(title=f"{scenario.capitalize()}-IL", xlabel="ACC in %", yticks=range(len(names)), yticklabels=names)
     handles = dict(zip(*axes[0][0].get_legend_handles_labels()[::-1]))
     axes[0][0].legend(handles.values(), handles.keys(), fontsize=9, loc="lower left")
@@ -219,8 +219,9 @@ def _name(e: Any) -> str:
     return f"{e.method} ({e.optimiser})" if e.method == "naive" else e.method
 
 
-def _full(e: Any, lines: Sequence[Line]) -> str:
-    """The method, and the size of its memory where the table has several."""
-    slots = lambda e: [v for k, v in e.settings if k.endswith((".slots", ".per_task"))]
-    several = len({tuple(slots(o.experiment)) for o in lines if o.experiment.method == e.method}) > 1
-    return f"{_name(e)}, {slots(e)[0]}" if slots(e) and several else _name(e)
+def _full(line: Line, lines: Sequence[Line]) -> str:
+    """The method, and what sets this line apart from others of the same method and scenario, if it was not chosen."""
+    e, chosen = line.experiment, {name for settings, _ in line.tried for name in settings}
+    same = [o.experiment for o in lines if (o.experiment.method, o.experiment.scenario) == (e.method, e.scenario)]
+    own = [str(v) for k, v in e.settings if k not in chosen and any(dict(o.settings).get(k) != v for o in same)]
+    return ", ".join([_name(e), *own])

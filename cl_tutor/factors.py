@@ -23,6 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from .vectors import Params
+
 Batches = Iterable[tuple[Tensor, ...]]  # (x (B, ...), y (B,), further columns of the sample (B, ...))
 Layer = nn.Linear | nn.Conv2d
 LABELS = ("exact", "sample", "empirical")
@@ -158,6 +160,13 @@ class Kronecker(NamedTuple):
 
     A: Tensor  # (in + 1, in + 1) E[a aᵀ], a the layer's input with a 1 for the bias; (in, in) without bias
     S: Tensor  # (out, out)       E[g gᵀ], g the gradient of log p(y|x) with respect to the layer's output
+
+    def energy(self, delta: Params, layer: str) -> Tensor:
+        """½ δᵀ(A ⊗ S)δ = ½ tr(S D A Dᵀ), where D = [W, b] are the layer's own in δ: a scalar."""
+        place = f"{layer}." if layer else ""
+        own = (delta[n] for n in (f"{place}weight", f"{place}bias") if n in delta)
+        D = torch.cat([d.flatten(1) if d.ndim > 1 else d[:, None] for d in own], 1)
+        return 0.5 * ((self.S @ D @ self.A) * D).sum()
 
 
 def kfac(

@@ -118,6 +118,7 @@ def top_eigenpairs(
     """
     if not 0 <= k <= start.shape[1]:
         raise ValueError(f"k = {k} eigenpairs need a start of k columns or more, but it has {start.shape[1]}.")
+    _at_least_one(steps)
     if k == 0:
         return start.new_zeros(0), start[:, :0]
     basis = torch.linalg.qr(start)[0]
@@ -142,7 +143,7 @@ def top_by_lanczos(
     """The same pairs by Lanczos' iteration from one vector `start` (P,), with ARPACK's hands.
 
     It searches all of span{s, Fs, F²s, ...}, where the power iteration keeps only the last: fewest products of all.
-    Memory: (2k + 1)·P doubles.
+    Memory: max(2k + 1, 20)·P doubles.
     """
     if not 0 < k < len(start):
         raise ValueError(f"k must lie between 1 and {len(start) - 1}, one less than the parameters, not {k}.")
@@ -161,6 +162,7 @@ def power_iteration(
     (P, j) are orthonormal eigenvectors whose share is taken out of every Fv. A lesson: where eigenvalues are close it
     crawls, and a pair inherits the errors of those before. Stops when the residual is at most tol·vᵀFv.
     """
+    _at_least_one(steps)
     found = start.new_zeros(len(start), 0) if found is None else found
     deflate = lambda v: v - found @ (found.T @ v)
     v, history = deflate(start), []
@@ -174,6 +176,11 @@ def power_iteration(
             break
         v = image
     return value, v / v.norm(), history
+
+
+def _at_least_one(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, not {steps}.")
 
 
 def predictions(
@@ -190,12 +197,7 @@ def predictions(
     """
     v, (values, vectors) = flat(delta), pairs
     by_diagonal = {n: float(0.5 * (diagonal[n] * d.square()).sum()) for n, d in delta.items()}
-    kronecker = 0.0
-    for name, (A, S) in layers.items():
-        place = f"{name}." if name else ""
-        D = torch.cat([delta[n].flatten(1) if delta[n].ndim > 1 else delta[n][:, None]
-                       for n in (f"{place}weight", f"{place}bias") if n in delta], 1)  # fmt: skip
-        kronecker += float(0.5 * ((S @ D @ A) * D).sum())  # ½ tr(S D A Dᵀ)
+    kronecker = sum(float(factors.energy(delta, layer)) for layer, factors in layers.items())
     outside = sum(value for n, value in by_diagonal.items() if n.rpartition(".")[0] not in layers)
     return {
         "full": float(0.5 * v @ product(v[:, None])[:, 0]),
@@ -220,7 +222,8 @@ def participation_ratio(values: Tensor) -> float:
 
 
 def stable_rank(values: Tensor) -> float:
-    """Σλ/λ₁ = tr/λ₁ of the whole spectrum: how many directions as steep as the steepest would have its trace."""
+    """Σλ/λ₁ = tr/λ₁ of the whole spectrum: how many directions as steep as the steepest would have its trace. (The
+    stable rank of G, where F = GᵀG/N.)"""
     return float(values.sum() / values.max())
 
 

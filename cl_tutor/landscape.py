@@ -49,7 +49,8 @@ def line(loss: Loss, start: Params, end: Params, steps: int = 41) -> tuple[np.nd
 
 
 def barrier(losses: np.ndarray) -> float:
-    """How far the loss on a line rises above the straight line between its ends (Frankle et al. 2020)."""
+    """How far the loss on a line rises above the straight line between its ends (Entezari et al. 2022; Frankle et al.
+    2020 measure from the mean of the two ends)."""
     chord = np.linspace(losses[0], losses[-1], len(losses))
     return float((losses - chord).max())
 

@@ -40,10 +40,12 @@ class Diverged(FloatingPointError):
 class Method:
     """One idea against forgetting. Every hook is optional; all defaults do nothing.
 
-    Constructor arguments are hyper-parameters, and make the repr; learned state ends in an underscore. `loss` returns
-    its term and changes nothing; `edit_grads` touches `p.grad` and nothing else. Every method owns its generator, so
-    that adding one leaves the order of the data as it was.
+    Constructor arguments are hyper-parameters, and make the repr; learned state ends in an underscore. Of the learner,
+    `loss` changes nothing, and `edit_grads` nothing but `p.grad`. Every method owns its generator, so that adding one
+    leaves the order of the data as it was. What it remembers is of one stream: a new learner takes new methods.
     """
+
+    served_ = False  # has it met a task?
 
     def check(self, learner: Learner) -> None:
         """Refuse, with a ValueError that says why, a learner that this method cannot serve."""
@@ -91,12 +93,14 @@ class Learner:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}.")
+            if (n := getattr(self, name)) != int(n) or n < 1:
+                raise ValueError(f"{name} must be a whole number of 1 or more, not {n!r}.")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.net.to(self.device)
         self.rng = torch.Generator().manual_seed(self.seed)
+        if not isinstance(self.methods, list | tuple) or not all(isinstance(m, Method) for m in self.methods):
+            raise ValueError(f"methods is a list of methods, such as [EWC(1.0)], not {self.methods!r}.")
         self.methods = [*([self.net] if isinstance(self.net, Method) else []), *self.methods]
         answering = [type(m).__name__ for m in self.methods if type(m).predict is not Method.predict]
         if len(answering) > 1:
@@ -116,6 +120,8 @@ class Learner:
 
     def mask(self, z: Tensor, t: Tensor) -> Tensor:
         """−inf on the units that do not compete for these samples."""
+        if z.shape[1] != (units := self.stream.units.shape[1]):
+            raise ValueError(f"The network has {z.shape[1]} outputs, and the stream {units} units: make them equal.")
         return z.masked_fill(~self.stream.competing(t, self.seen), -torch.inf)
 
     def loss(self, batch: Batch, params: Params | None = None) -> Tensor:
@@ -125,11 +131,8 @@ class Learner:
     @torch.no_grad()
     def frozen(self, x: Tensor, t: Tensor, params: Params) -> Tensor:
         """What a teacher says: the logits at kept parameters, in eval mode, without a graph."""
-        training = self.net.training
-        self.net.eval()
-        z = self.logits(x, t, params)
-        self.net.train(training)
-        return z
+        with evaluating(self.net):
+            return self.logits(x, t, params)
 
     def scores(self, x: Tensor, t: Tensor) -> Tensor:
         """What the learner answers with: the rule of the first method that has one, else the logits."""
@@ -140,9 +143,9 @@ class Learner:
     @torch.no_grad()
     def accuracy(self, task: Task) -> float:
         """The share of test samples whose highest score is the right unit."""
-        self.net.eval()
         batches = (batch.to(self.device) for batch in task.batches(1000, "test"))
-        hits = sum(self.scores(x, t).argmax(1).eq(y).sum().item() for x, y, t in batches)
+        with evaluating(self.net):
+            hits = sum(self.scores(x, t).argmax(1).eq(y).sum().item() for x, y, t in batches)
         return hits / len(task.test.y)
 
     def save(self, path: str | Path) -> None:
@@ -179,6 +182,7 @@ def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
 def meet(learner: Learner, task: Task) -> None:
     """Train on the next task, then measure the accuracy on all of them: a row of R."""
     everything = learner.stream.tasks
+    ready(learner)
     with threads(learner.threads):
         if not learner.seen:
             learner.baseline = [learner.accuracy(other) for other in everything]
@@ -188,6 +192,7 @@ def meet(learner: Learner, task: Task) -> None:
         learner.losses.append(fit(learner, task))
         for m in learner.methods:
             m.after_task(learner, task)
+        learner.net.eval()
         learner.rows.append([learner.accuracy(other) for other in everything])
 
 
@@ -198,12 +203,35 @@ def train(learner: Learner) -> Results:
     return Results(np.array(learner.rows), np.array(learner.baseline), learner.losses)
 
 
+def ready(learner: Learner) -> None:
+    """Refuse a learner that broke off within a task, and methods that remember another learner."""
+    if len(learner.rows) < learner.seen:
+        raise ValueError(
+            f"This learner broke off within task {learner.seen - 1}: build a new one, or load a saved one."
+        )
+    for m in learner.methods if not learner.seen else ():
+        if m.served_:
+            raise ValueError(f"This {type(m).__name__} has served another learner, and remembers it: build a new one.")
+        m.served_ = True
+
+
 def finite(loss: Tensor) -> float:
     """The loss as a number, or an error that says what to change."""
     value = loss.item()
     if not math.isfinite(value):
         raise Diverged(f"The loss became {value}: lower the learning rate, or the strength of the methods.")
     return value
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """In eval mode, then in the mode it was in."""
+    training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(training)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class TwoWeights(nn.Module):
 
     def __init__(self, start: tuple[float, float] = (0.0, 0.0)):
         super().__init__()
-        self.theta = nn.Parameter(torch.tensor(start))
+        self.theta = nn.Parameter(torch.tensor(start, dtype=torch.float32))
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         z = x @ self.theta

@@ -29,7 +29,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from .results import Results
@@ -38,6 +41,8 @@ from .sweep import VERSION, Experiment, Record, results, write
 TRIAL = 100  # the seed on which settings are chosen; it is never reported
 PRESETS = Path(__file__).with_name("presets")
 NAMES = {f.name for f in fields(Experiment)} - {"seed", "settings", "held_out"}
+SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("plan.schema.json").read_text(encoding="utf-8")))
+QUOTED = ("acc", "sd", "source")  # of a row of `published`, beside what says which line it belongs to
 
 
 class Cell(NamedTuple):
@@ -71,13 +76,14 @@ class Plan:
         """From a TOML file, or ValueError that says what is wrong with it."""
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-            if extra := set(found) - {"about", "seeds", "common", "grid", "published"}:
-                raise ValueError(f"{min(extra)} is not known: write about, seeds, common, grid and published")
+            if wrong := best_match(SCHEMA.iter_errors(found)):
+                raise ValueError(f"{wrong.json_path.removeprefix('$.')}: {wrong.message}")
             cells = [c for grid in found["grid"] for c in _cells(found.get("common", {}) | grid)]
-            cells = [c._replace(published=_match(c.candidates[0], found.get("published", []))) for c in cells]
+            published = found.get("published", [])
+            if stray := [row for row in published if not any(_fits(c.candidates[0], row) for c in cells)]:
+                raise ValueError(f"no line of the table fits published {stray[0]}")
+            cells = [c._replace(published=_match(c.candidates[0], published)) for c in cells]
             return cls(path.stem, found["about"], cells, found.get("seeds", 5))
-        except KeyError as e:
-            raise ValueError(f"{path}: {e.args[0]} is missing.") from None
         except (tomllib.TOMLDecodeError, TypeError, ValueError) as e:
             raise ValueError(f"{path}: {e}") from None
 
@@ -114,10 +120,12 @@ def _experiment(given: dict[str, Any]) -> Experiment:
 
 
 def _match(e: Experiment, published: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next(({k: row[k] for k in QUOTED if k in row} for row in published if _fits(e, row)), None)
+
+
+def _fits(e: Experiment, row: dict[str, Any]) -> bool:
     own = asdict(e) | dict(e.settings)
-    numbers = ("acc", "sd", "source")
-    fits = lambda row: all(own.get(name) == value for name, value in row.items() if name not in numbers)
-    return next(({k: row[k] for k in numbers if k in row} for row in published if fits(row)), None)
+    return all(own.get(name) == value for name, value in row.items() if name not in QUOTED)
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
@@ -207,6 +215,8 @@ def _differences(candidates: Sequence[Experiment]) -> list[dict[str, Any]]:
 def table(lines: list[Line]) -> Table:
     """A line each: ACC in percent, mean ± sd over the seeds, beside what was published."""
     shown = Table("scenario", "method", "set", "ACC", "published", "s", box=box.SIMPLE_HEAD, pad_edge=False)
+    why = [f"{line.experiment.method}: {r['diverged']}" for line in lines for r in line.records if "diverged" in r]
+    shown.caption = "\n".join(map(escape, dict.fromkeys(why)))
     for line in lines:
         e = line.experiment
         own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else

@@ -183,7 +183,8 @@ class Scores:
         """
         R, like = sum(B * K for B, K in self.shapes()), flat(self.params)
         if not 0 < k < min(R, len(like)):
-            raise ValueError(f"k must lie between 1 and {min(R, len(like)) - 1}: G has {R} rows, not {k}.")
+            most = min(R, len(like)) - 1
+            raise ValueError(f"k must lie between 1 and {most}, not {k}: G has {R} rows of {len(like)} numbers.")
         tensor = lambda array: torch.as_tensor(array.copy()).to(like)
         through = lambda c: (self.times(self.transposed(tensor(c)[:, None]))[:, 0] / self.samples()).cpu().double()
         dense = R <= DENSE

@@ -128,7 +128,7 @@ def _executed(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
     import nbformat
     from nbclient import NotebookClient
 
-    nb = nbformat.from_dict(notebook)
+    nb = nbformat.reads(json.dumps(notebook), as_version=4)  # which joins the lines of a cell
     NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     return json.loads(nbformat.writes(nb))
 

@@ -148,7 +148,9 @@ def parse(settings: Iterable[str]) -> Settings:
         except (KeyError, ValueError):
             meant = [*fixed, *([{int: "a whole number", float: "a number"}[reader]] if reader else [])]
             raise ValueError(f"--set {text}: {option} is {' or '.join(meant)}, not {value!r}.") from None
-        found.setdefault(name, {})[option] = new
+        if option in found.setdefault(name, {}):
+            raise ValueError(f"{name}.{option} is set twice: keep one of them.")
+        found[name][option] = new
     return found
 
 

@@ -28,7 +28,7 @@ from . import spec
 from .methods.regularization import SI, LwF, Quadratic, Well
 from .methods.replay import DER, ER
 from .streams import unit_float
-from .sweep import VERSION, Experiment, Record, keep, machine, recall, sweep
+from .sweep import VERSION, Experiment, Record, keep, machine, recall, sweep, writable
 
 KNOWN = set(["naive", "joint", "l2", "ewc", "online-ewc", "si", "mas", "lwf", "er", "der", "der++"])
 
@@ -45,6 +45,7 @@ def sweep_stacked(
 
     An accuracy may differ from a separate run's by a sample or two; a record's `machine` says how many ran as one.
     """
+    writable(cache)
     wanted = list(experiments)
     missing = [e for e in dict.fromkeys(wanted) if fits(e) and not recall(e, cache)]
     work = list(groups(missing, most))

@@ -44,6 +44,8 @@ class Task:
 
     def batches(self, size: int, split: str = "train", rng: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of floats in [0, 1], shuffled by `rng`, or in the stored order without one."""
+        if split not in ("train", "test"):
+            raise ValueError(f"A task has the splits 'train' and 'test', not {split!r}.")
         x, y, t = self.train if split == "train" else self.test
         order = torch.arange(len(x)) if rng is None else torch.randperm(len(x), generator=rng)
         for k in order.split(size):
@@ -158,6 +160,8 @@ def split(data: Data, tasks: int = 5, scenario: str = "class") -> Stream:
 
     def part(t: int) -> Data:
         own = lambda xy: xy[1] // k == t
+        if not (own(data.train).any() and own(data.test).any()):
+            raise ValueError(f"Task {t} would have no sample to train on, or none to test on: choose fewer tasks.")
         take = lambda xy: (xy[0][own(xy)], xy[1][own(xy)] - t * k)
         return data._replace(train=take(data.train), test=take(data.test), classes=k)
 
@@ -167,6 +171,8 @@ def split(data: Data, tasks: int = 5, scenario: str = "class") -> Stream:
 def sequence(*datas: Data, scenario: str = "task") -> Stream:
     """One data set after another. Your own: `sequence(Data.of(train, test), Data.of(train2, test2))`."""
     shapes = {tuple(data.train[0].shape[1:]) for data in datas}
+    if len({data.train[0].dtype for data in datas}) > 1:
+        raise ValueError("Some inputs are bytes from 0 to 255, others floats from 0 to 1: give all in one dtype.")
     if len(shapes) > 1:
         raise ValueError(
             f"One network reads all tasks, but their inputs have the shapes {sorted(shapes)}: resize them."

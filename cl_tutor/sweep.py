@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import tempfile
 import time
 import warnings
@@ -19,6 +20,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,12 @@ class Experiment:
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and type(value) is int:
+                put(field.name, float(value))
+            elif field.type in ("int", "str", "bool", "float") and type(value).__name__ != field.type:
+                raise ValueError(f"{field.name} must be of type {field.type}, not {value!r}.")
         put("method", "+".join(spec.names(self.method)))
         pairs = dict(self.settings)
         read = spec.parse(f"{name}={str(value).lower()}" for name, value in pairs.items())
@@ -84,17 +92,17 @@ class Experiment:
             raise ValueError(f"{min(idle)}.{min(read[min(idle)])} is set, but the method is {self.method}.")
         word = lambda value: value.__name__.lower() if isinstance(value, type) else value
         put("settings", tuple(sorted((f"{m}.{o}", word(v)) for m, found in read.items() for o, v in found.items())))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "float" and isinstance(value, int):
-                put(field.name, float(value))
-            elif field.type in ("int", "str", "bool", "float") and type(value).__name__ != field.type:
-                raise ValueError(f"{field.name} must be of type {field.type}, not {value!r}.")
         for name, known in (("stream", STREAMS), ("optimiser", OPTIMISERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"There is no {name} {getattr(self, name)!r}: choose from {', '.join(known)}.")
-        if self.net != "cnn" and not all(width.isdigit() for width in self.net.split("-")):
+        if not re.fullmatch("cnn|[0-9]+(-[0-9]+)*", self.net):
             raise ValueError(f"net must be cnn or widths such as 100-100, not {self.net!r}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a finite number above 0, not {self.lr:g}.")
+        if not 0 <= self.momentum < 1 or (self.momentum and self.optimiser != "sgd"):
+            raise ValueError(f"momentum must lie in [0, 1), and be 0 but for sgd, not {self.momentum:g}.")
+        if min(self.samples, self.watch) < 0:
+            raise ValueError(f"samples and watch must be 0 or more, not {min(self.samples, self.watch)}.")
 
     def canonical(self) -> str:
         """One line of JSON: every field, in the order of the alphabet."""
@@ -140,6 +148,8 @@ def _data(name: str, samples: int, held_out: bool, seed: int) -> Data:
     """The data of a run; with `held_out` its test set is a tenth of the training set, and the other nine train."""
     data = _loaded(name)
     x, y = data.train
+    if samples > len(x):
+        raise ValueError(f"samples is {samples}, but {name} has {len(x)} to train on.")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) if samples or held_out else None
     if order is None:
         return data
@@ -164,7 +174,6 @@ class Watch(Method):
         self.count += 1
         if self.count % self.steps == 0:
             self.seen.append(round(learner.accuracy(learner.stream.tasks[0]), 4))
-            learner.net.train()
 
 
 # -- one ---------------------------------------------------------------------------------------------------------------
@@ -265,10 +274,14 @@ def sweep(
     `jobs` processes on this machine, -1 for all cores; or on the workers of a Dask `scheduler` ("tcp://host:8786").
     The result of each run is written as soon as it is there, so that an interruption costs only the runs under way.
     """
+    writable(cache)
     wanted = list(experiments)
     records = {e: found for e in dict.fromkeys(wanted) if (found := recall(e, cache))}
     work = [e for e in dict.fromkeys(wanted) if e not in records]
-    with _backend(scheduler), tqdm(total=len(work), unit="run", disable=not progress or not work) as bar:
+    with (
+        _backend(scheduler if work else None),
+        tqdm(total=len(work), unit="run", disable=not progress or not work) as bar,
+    ):
         for e, record in Parallel(n_jobs=None if scheduler else jobs, return_as="generator_unordered")(
             delayed(_job)(e, str(cache), device) for e in work
         ):
@@ -288,14 +301,27 @@ def _backend(scheduler: str | None) -> Any:
         return nullcontext()
     try:
         import distributed  # noqa: F401
+
+        if not re.fullmatch(r"\w+://\S+:\d+", scheduler):
+            raise ValueError(f"A scheduler's address is tcp://HOST:PORT, not {scheduler!r}.")
+        return parallel_config(backend="dask", scheduler_host=scheduler)
     except ImportError:
         raise ImportError("A scheduler needs Dask: pip install 'cl-tutor[cluster]'.") from None
-    return parallel_config(backend="dask", scheduler_host=scheduler)
+    except OSError:
+        known = "start one with `dask scheduler`, or leave out --scheduler"
+        raise ConnectionError(f"No Dask scheduler answers at {scheduler}: {known}.") from None
 
 
 def keep(record: Record, cache: str | Path) -> None:
     """Write it where `recall` looks."""
     write(_place(Experiment(**record["experiment"]), cache), json.dumps(record) + "\n")
+
+
+def writable(cache: str | Path) -> None:
+    """Make the folder, or say before any work that it cannot be written."""
+    Path(cache).mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
+        raise PermissionError(f"The results cannot be written into {cache}: name another folder.")
 
 
 def _place(experiment: Experiment, cache: str | Path) -> Path:
@@ -307,15 +333,20 @@ def recall(experiment: Experiment, cache: str | Path) -> Record | None:
     path = _place(experiment, cache)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["experiment"] != json.loads(experiment.canonical()):
+        if (record["version"], record["experiment"]) != (VERSION, json.loads(experiment.canonical())):
             raise ValueError("it is of another experiment")
-        results(record)
+        if (results(record) is None) is not ("diverged" in record):
+            raise ValueError("it has no R, and does not say why")
+        if missing := {"seconds", "kept", "machine"} - set(record):
+            raise ValueError(f"{min(missing)} is missing")
+        float(record["seconds"])
         return record
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as e:
-        path.replace(path.with_suffix(".damaged"))
-        warnings.warn(f"{path} is damaged ({e}): it is now {path.stem}.damaged, and its run is repeated.", stacklevel=3)
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as e:
+        aside = (path.with_suffix(f".{k}.damaged" if k else ".damaged") for k in count())
+        path.replace(new := next(p for p in aside if not p.exists()))
+        warnings.warn(f"{path} is damaged ({e}): it is now {new.name}, and its run is repeated.", stacklevel=3)
         return None
 
 

@@ -9,6 +9,7 @@ import torch
 from cl_tutor.data import digits
 from cl_tutor.learn import Learner, Method, fit, train
 from cl_tutor.methods.architectures import Adapters, PackNet, Progressive, SupSup, by_task, largest
+from cl_tutor.methods.generative import GenerativeReplay
 from cl_tutor.methods.regularization import EWC
 from cl_tutor.methods.replay import ER
 from cl_tutor.nets import MLP
@@ -438,3 +439,18 @@ def test_supsup_infers_the_task_from_one_sample():
 def test_supsup_bill_is_one_bit_a_weight():
     run = grown(SupSup(SIZES), permuted_stream())
     assert [tuple(b) for b in run.net.bill()] == [(0, 64 * 30 + 30 * 20 + 20 * 10)] * 3
+
+
+@pytest.mark.parametrize("other", [lambda: EWC(1.0, samples=20), lambda: GenerativeReplay(size=8), lambda: ER(20)])
+def test_packnet_retrains_without_the_others(other):
+    class Count(Method):
+        steps = 0
+
+        def after_step(self, learner, batch):
+            self.steps += 1
+
+    count = Count()
+    learner = Learner(MLP((64, 20, 10)), split(digits(), scenario="task"), [count, other(), PackNet()], batch_size=100)
+    steps = sum(-(-len(task.train.x) // 100) for task in learner.stream.tasks)
+    train(learner)
+    assert count.steps == steps and len(learner.methods) == 3

@@ -255,3 +255,12 @@ def test_layers_is_plain_data():
     (well,) = method.wells_
     assert isinstance(well, Layers) and all(torch.is_tensor(p) for p in well.anchor.values())
     assert not any(p.requires_grad for factors in well.factors.values() for p in factors)
+
+
+def test_without_axes_the_ceiling_is_that_of_ewc():
+    methods = SubspaceEWC(k=0, samples=30), EWC(samples=30)
+    learner = learner_with()
+    learner.seen = 1
+    for method in methods:
+        method.after_task(learner, learner.stream.tasks[0])
+    assert methods[0].max_omega() == pytest.approx(methods[1].max_omega(), rel=1e-5) != 0

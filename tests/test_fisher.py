@@ -322,3 +322,13 @@ def test_kfac_refuses_shared_layers_and_leaves_no_hook():
     with pytest.raises(ValueError, match="sees more than one"):
         kfac(net, lambda x: net(x).log_softmax(1), [(x, torch.zeros(2, dtype=torch.long))])
     assert not layer._forward_hooks
+
+
+def test_no_steps_are_refused():
+    start = torch.eye(3)
+    for look in (
+        lambda: top_eigenpairs(lambda V: V, start, 1, steps=0),
+        lambda: power_iteration(lambda V: V, start[0], steps=0),
+    ):
+        with pytest.raises(ValueError, match="steps must be 1 or more, not 0"):
+            look()

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cl_tutor.data import digits
+from cl_tutor.data import Data, digits
 from cl_tutor.learn import Learner, Method, fit, train
 from cl_tutor.methods.generative import VAE, GenerativeReplay
 from cl_tutor.nets import MLP
-from cl_tutor.streams import permuted, split, toy
+from cl_tutor.streams import permuted, sequence, split, toy
 
 DATA = digits()
 STREAMS = {s: split(DATA, scenario=s) for s in ("task", "domain", "class")}
@@ -231,3 +231,10 @@ def test_inputs_that_are_not_pixels_are_refused():
 def test_bad_arguments_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         GenerativeReplay(**settings)
+
+
+def test_inputs_of_later_tasks_are_looked_at_too():
+    good, bad = (Data.of((x, y), (x, y)) for x, y in [(torch.rand(20, 4), torch.arange(20) % 2)] * 2)
+    wide = bad._replace(train=(5 * bad.train[0], bad.train[1]))
+    with pytest.raises(ValueError, match=r"dreams pixels in \[0, 1\], but inputs reach"):
+        Learner(MLP((4, 2)), sequence(good, wide, scenario="domain"), [GenerativeReplay()])

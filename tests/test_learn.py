@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cl_tutor.data import digits
 from cl_tutor.learn import Diverged, Learner, Method, fit, train
+from cl_tutor.methods.regularization import EWC
 from cl_tutor.nets import MLP, SmallCNN
 from cl_tutor.streams import Stream, permuted, split, toy
 
@@ -153,9 +154,9 @@ def test_a_diverging_run_stops_with_a_sentence(stream):
         train(Learner(MLP((64, 20, 10)), stream, epochs=5, optimiser=partial(torch.optim.SGD, lr=1e30)))
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"threads": 0}])
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"threads": 0}, {"epochs": 1.5}])
 def test_bad_arguments_are_refused(stream, bad):
-    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match=r"must be a whole number of 1 or more, not (0|1\.5)\."):
         Learner(MLP((64, 10)), stream, **bad)
 
 
@@ -206,3 +207,47 @@ def test_networks_have_the_sizes_they_claim_and_their_own_seed():
 def test_impossible_networks_are_refused(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+def test_a_method_serves_one_learner(stream):
+    ewc = EWC(1.0, samples=20)
+    one, other = (Learner(MLP((64, 10)), stream, [ewc], batch_size=500) for _ in range(2))
+    train(one)
+    with pytest.raises(ValueError, match="This EWC has served another learner, and remembers it: build a new one"):
+        train(other)
+
+
+def test_a_learner_that_broke_off_is_not_taken_for_one_between_tasks(stream):
+    class Break(Method):
+        def after_task(self, learner, task):
+            if learner.seen == 2:
+                raise KeyboardInterrupt
+
+    learner = Learner(MLP((64, 10)), stream, [Break()], batch_size=500)
+    with pytest.raises(KeyboardInterrupt):
+        train(learner)
+    with pytest.raises(ValueError, match="broke off within task 1: build a new one, or load a saved one"):
+        train(learner)
+
+
+@pytest.mark.parametrize("methods", [EWC(), [EWC], ["ewc"]])
+def test_methods_are_a_list_of_methods(stream, methods):
+    with pytest.raises(ValueError, match=r"methods is a list of methods, such as \[EWC\(1.0\)\], not"):
+        Learner(MLP((64, 10)), stream, methods)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_network_with_other_outputs_than_the_stream_is_refused(outputs):
+    learner = Learner(MLP((64, outputs)), split(digits(), tasks=5, scenario="class"))
+    with pytest.raises(ValueError, match=f"The network has {outputs} outputs, and the stream 10 units"):
+        train(learner)
+
+
+def test_measuring_leaves_the_mode_as_it_was(stream):
+    learner = Learner(MLP((64, 10)), stream)
+    for mode in (True, False):
+        learner.net.train(mode)
+        learner.accuracy(stream.tasks[0])
+        assert learner.net.training is mode
+    train(learner)
+    assert not learner.net.training  # what comes after training looks, and does not train

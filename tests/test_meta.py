@@ -13,6 +13,7 @@ from cl_tutor.data import digits
 from cl_tutor.learn import Learner, fit, train
 from cl_tutor.methods.memory import Reservoir
 from cl_tutor.methods.meta import MER, OML, meta_train, oml_loss, online, reptile, walks
+from cl_tutor.methods.regularization import SI
 from cl_tutor.nets import MLP, SmallCNN
 from cl_tutor.streams import Batch, permuted, split
 
@@ -285,3 +286,8 @@ def test_meta_train_leaves_the_head_at_zero_and_moves_the_rest():
     meta_train(net, walks(x.float() / 255, y, 2, batch=2, classes=2, shots=2))
     assert not net.head.weight.any() and not net.head.bias.any()
     assert not any(torch.equal(p, q) for p, q in zip(before, net.body.parameters()))
+
+
+def test_si_composes_with_oml_in_either_order():
+    for methods in ([SI(), OML()], [OML(), SI()]):
+        assert train(learner(methods)).acc > 0.1

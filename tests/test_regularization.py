@@ -11,8 +11,9 @@ from cl_tutor.data import Data, digits
 from cl_tutor.learn import Diverged, Learner, Method, fit, train
 from cl_tutor.methods.curvature import KFACEWC, SubspaceEWC
 from cl_tutor.methods.regularization import EWC, L2, MAS, SI, LwF, Quadratic, Well, distil, quadratic, snapshot
-from cl_tutor.nets import MLP
-from cl_tutor.streams import Batch, Stream, Task, permuted, split
+from cl_tutor.methods.replay import ER
+from cl_tutor.nets import MLP, TwoWeights
+from cl_tutor.streams import Batch, Stream, Task, permuted, split, toy
 from cl_tutor.vectors import flat, unflat
 
 SGD = torch.optim.SGD
@@ -337,7 +338,10 @@ def test_a_run_that_diverges_by_itself_is_not_blamed_on_lambda():
         *[(partial(m, float("inf")), "not inf") for m in (L2, EWC, MAS, SI, LwF, SubspaceEWC, KFACEWC)],
         (partial(EWC, decay=1.5), "decay must lie in"),
         (partial(EWC, labels="mc"), "not 'mc'"),
-        *[(partial(m, samples=0), "samples must be 1 or more, not 0") for m in (EWC, MAS, SubspaceEWC, KFACEWC)],
+        *[
+            (partial(m, samples=0), "samples must be a whole number of 1 or more, not 0")
+            for m in (EWC, MAS, SubspaceEWC, KFACEWC)
+        ],
         (partial(MAS, inputs=torch.zeros(0, 4)), "inputs is empty"),
         (partial(SI, xi=0.0), "xi must be"),
         (partial(LwF, T=0.0), "T, the temperature"),
@@ -629,3 +633,41 @@ def test_the_teacher_does_not_move_and_is_in_eval_mode():
     assert torch.equal(learner.frozen(batch.x, batch.t, lwf.teacher_), expected)
     assert learner.net.training  # and the student is as it was
     assert not torch.equal(learner.net.eval()(batch.x), expected)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.8, "dampening": 0.5}]
+)
+def test_where_it_comes_to_rest_the_proximal_pull_balances_the_slope(how):
+    """∇L = −λ(θ − θ*), as for the explicit penalty, whatever momentum makes of a step."""
+    stream = toy(samples=50)
+    full = partial(Learner, batch_size=50, epochs=3000, device="cpu", optimiser=partial(torch.optim.SGD, lr=0.1, **how))
+    learner = full(TwoWeights(), stream, [l2 := L2(0.1, proximal=True)])
+    train(learner)
+    (anchor, *_), theta = l2.wells_[0].anchor.values(), learner.net.theta
+    (slope,) = torch.autograd.grad(learner.loss(next(stream.tasks[1].batches(50))), theta)
+    torch.testing.assert_close(slope, -0.1 * (theta.detach() - anchor), rtol=1e-3, atol=1e-5)
+
+
+def test_proximal_is_for_sgd():
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    with pytest.raises(ValueError, match="take SGD, or proximal=False"):
+        Learner(TwoWeights(), toy(), [EWC(proximal=True)], optimiser=adam)
+
+
+def test_wells_that_add_up_are_laplace_and_wells_of_their_own_count_twice():
+    """Three tasks ½(θ − m)², m = 0, 3, 9: the joint optimum is 4 (Huszár 2018)."""
+    well = lambda m: Well({"w": torch.tensor([m])}, {"w": torch.ones(1)})
+    rest = lambda wells, m: (
+        (m + sum(w.omega["w"] * w.anchor["w"] for w in wells)) / (1 + sum(w.omega["w"] for w in wells))
+    )
+    second = rest([well(0.0)], 3.0)
+    assert second == 1.5
+    one_well = Well({"w": second}, {"w": 2 * torch.ones(1)})  # decay=1
+    assert rest([one_well], 9.0) == 4.0 and rest([well(0.0), well(1.5)], 9.0) == 3.5
+
+
+def test_samples_and_slots_are_whole_numbers():
+    for make in (lambda: EWC(samples=50.5), lambda: ER(20.5)):
+        with pytest.raises(ValueError, match=r"not (50|20)\.5"):
+            make()

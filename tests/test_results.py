@@ -90,3 +90,8 @@ def test_html_and_terminal_show_every_cell_and_the_four_numbers():
     console.print(r)
     for text in (r._repr_html_(), console.export_text()):
         assert all(f"{v:.3f}" in text for v in (0.912, 0.2, 0.7, 0.834, 0.1, 0.155, *r.metrics().values()))
+
+
+def test_equal_accuracies_are_equal_results():
+    a, b = Results([[0.5]], [0.1], [[1.0]]), Results([[0.5]], [0.1])
+    assert a == b and a != Results([[0.6]], [0.1]) and a != 0.5

@@ -192,8 +192,8 @@ def test_what_cannot_be_built_is_refused(tmp_path, monkeypatch):
 def test_notebooks_with_stale_outputs_are_executed_for_the_site(tmp_path):
     header = "# 00 · Tiny\n\n**Question.** Two?\n\n**Time.** 5 minutes."
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": header},
-             {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "outputs": [],
-              "execution_count": None}]  # fmt: skip
+             {"cell_type": "code", "id": "b", "metadata": {}, "source": ["one = 1\n", "one + one"],
+              "outputs": [], "execution_count": None}]  # fmt: skip
     metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     path = tmp_path / "00_forgetting.ipynb"
     path.write_text(json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))

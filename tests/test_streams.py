@@ -147,3 +147,21 @@ def test_toy_clouds_overlap_so_that_the_best_weights_are_finite():
 def test_bad_streams_are_refused(data, build, says):
     with pytest.raises(ValueError, match=says):
         build(data)
+
+
+def test_a_task_without_samples_is_refused():
+    x, y = torch.zeros(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    with pytest.raises(ValueError, match="Task 1 would have no sample to train on, or none to test on"):
+        split(Data((x, y), (x[:2], y[:2]), 4, "small"), tasks=2)
+
+
+def test_bytes_and_floats_are_not_mixed():
+    y = torch.tensor([0, 1])
+    pixels, floats = (Data.of((x, y), (x, y)) for x in (torch.zeros(2, 4, dtype=torch.uint8), torch.zeros(2, 4)))
+    with pytest.raises(ValueError, match="give all in one dtype"):
+        sequence(pixels, floats)
+
+
+def test_a_task_has_two_splits():
+    with pytest.raises(ValueError, match="the splits 'train' and 'test', not 'Train'"):
+        next(permuted(digits(), 1).tasks[0].batches(5, "Train"))

@@ -200,7 +200,7 @@ questions = (
             "It can no longer tell the tasks apart.",
         ),
         "b",
-        "Each task takes half of what is free: before the eighth less than one per cent is left.",
+        "Each task takes half of what is free: before the eighth little is left, and mostly weights that never move.",
     ),
 )
 

@@ -166,8 +166,8 @@ q2 = Exercise(
         "adds up over the images": lambda net, x: [len(x) * o for o in mas(net, x)],
     },
     hints=(
-        "No label enters. For one image: how fast does the length of the output change when a weight moves, in either "
-        "direction? Then the mean over the images, of numbers that are all positive.",
+        "No label enters. For one image: how fast does half the squared length of the output change when a weight "
+        "moves, in either direction? Then the mean over the images, of numbers that are all positive.",
         r"$\Omega_i = \frac1N\sum_n \bigl|\partial\,\tfrac12\lVert f(x_n)\rVert^2/\partial\theta_i\bigr|$: "
         r"equation (6.4). "
         "`net(image[None])` are the logits of one image.",

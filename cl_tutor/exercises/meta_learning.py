@@ -197,7 +197,7 @@ questions = (
             "Each of its steps is a whole short life.",
         ),
         "c",
-        "Every meta-gradient is taken through a walk of many online steps, and thousands of walks are needed.",
+        "Every meta-gradient is taken through a walk of many online steps, and hundreds of walks are needed.",
     ),
 )
 

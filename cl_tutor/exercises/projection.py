@@ -406,6 +406,6 @@ is not the answer: mending the second breaks the first.
 Misconceptions: that a harmless gradient leaves the old *accuracy* alone (it is a statement about the loss on the
 memory,
 to first order, for one step); that A-GEM protects each task; that the optimiser does not matter. The momentum run in
-section 4 surprises most. Ask before section 6 how the cost of GEM grows with the number of tasks: the answer, half of
+section 4 surprises most. Ask before section 5 how the cost of GEM grows with the number of tasks: the answer, half of
 T − 1, settles the "thousand times" without a stopwatch. If time is short, leave out section 3's exercise and show it.
 """

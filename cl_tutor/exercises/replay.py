@@ -518,12 +518,12 @@ derivation = (
 notes = """
 45 minutes; with the derivation of (8.2) on the board, 60. Let the class play the reservoir first: ten students walk by,
 two chairs, one fair die with as many sides as people so far; after two rounds somebody guesses M/n. The proof is then
-one line. Ask for predictions of the buffer curve before section 4: most guess hundreds of images, and about one a class
+one line. Ask for predictions of the buffer curve before section 3: most guess hundreds of images, and about one a class
 wins back half of the loss.
 
 Misconceptions: that a reservoir favours the recent (it favours nobody); that old samples must be replayed as often as
 new ones; that "dark" experience hides the inputs. The exact enumeration in `outcomes` is worth ten minutes of its
 own: a
 test of a random algorithm without randomness. (8.8) needs lesson 07's temperature. If time is short, leave out
-section 6.
+section 5.
 """

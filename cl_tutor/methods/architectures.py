@@ -60,6 +60,7 @@ class PackNet(Method):
     retrain the kept ones for `retrain` epochs. A weight that got no gradient, such as another task's head, stays free.
     Biases and norms are fixed after task 1. Frozen weights are put back after every step: momentum and weight decay
     move weights whose gradient is 0. About (1 − keep)^k of the weights are free after k tasks: it says when few are.
+    No other method takes part while the kept weights are retrained.
 
     Memory: the kept weights, and a mask of one bit a weight and task. Task-IL only: the mask is chosen by the task id.
     """
@@ -125,7 +126,9 @@ class PackNet(Method):
     def after_task(self, learner: Learner, task: Task) -> None:
         self.prune(learner)
         self.train_only(learner, learner.seen)
+        everyone, learner.methods = learner.methods, [self]  # the others have finished with this task
         fit(learner, task, self.retrain)
+        learner.methods = everyone
         self.moves_, self.trained_, self.held_ = {}, {}, {}
 
     def predict(self, learner: Learner, x: Tensor, t: Tensor) -> Tensor | None:

@@ -65,8 +65,9 @@ class BiasCorrection(Method):
     """z_c ← a_k z_c + b_k for the units c of task k: two numbers a task (after Wu et al. 2019, eq. 4).
 
     After each task the pairs (a_k, b_k) minimise the cross-entropy on `slots` class-balanced rows, the network fixed;
-    a convex problem. These rows are never replayed: rows that are trained on do not show the bias. The paper (BiC) fits
-    the newest pair only; here all are fitted again, since every old task has sunk by its own amount.
+    a convex problem. These rows are not replayed, but each was trained on in its own task: the paper (BiC) holds its
+    rows out, for the bias shows less on what was trained on. It fits the newest pair only; here all are fitted again,
+    since every old task has sunk by its own amount.
 
     Suits Class-IL only, where tasks compete. Keeps slots × (input + 2) numbers, and at test time 2 a task.
     """

@@ -41,9 +41,9 @@ class SubspaceEWC(Anchored):
     """λ Σ_tasks ½ [Σ_j≤k λ_j (v_jᵀδ)² + Σ_i r_i δ_i²], δ = θ − θ*: EWC along the k steepest directions of the Fisher.
 
     (λ_j, v_j) are the top eigenpairs of F, and r = diag(F − Σ_j λ_j v_j v_jᵀ) ≥ 0 is the diagonal of what they leave
-    (`remainder=False` drops it). k = 0 is EWC; k = P is EWC with the full Fisher, the Laplace approximation without
-    further ones (MacKay 1992; Kirkpatrick et al. 2017 take its diagonal). Weights may still move together along
-    directions that a diagonal, blind to correlations, would forbid.
+    (`remainder=False` drops it). k = 0 is EWC; k = P is EWC with the full Fisher: with one old task, the Laplace
+    approximation with F for the Hessian (MacKay 1992; Kirkpatrick et al. 2017 take its diagonal). Weights may
+    still move together along directions that a diagonal, blind to correlations, would forbid.
 
     Suits Task-IL and Domain-IL; nothing at test time. Memory: kP + k + P floats a task, and P for the remainder.
     """
@@ -87,7 +87,7 @@ class SubspaceEWC(Anchored):
 
     def max_omega(self) -> float:
         """Of the steepest single well: with several, no more than a lower bound of the whole."""
-        return max(max([0.0, *w.values.tolist()], default=0.0) for w in self.wells_)
+        return max(float(v.max()) for w in self.wells_ for v in (w.values, *w.rest.values()) if v.numel())
 
 
 @dataclass
@@ -124,9 +124,7 @@ class KFACEWC(Anchored):
     def energy(self, params: Params, well: Layers) -> Tensor:
         delta = {n: params[n] - anchor for n, anchor in well.anchor.items()}
         parts = [quadratic(params, well.anchor, well.rest)] if well.rest else []
-        for layer, (A, S) in well.factors.items():
-            D = layer_matrix(delta, layer)
-            parts.append(0.5 * ((S @ D @ A) * D).sum())  # ½ tr(S D A Dᵀ)
+        parts += [factors.energy(delta, layer) for layer, factors in well.factors.items()]
         return torch.stack(parts).sum()
 
     def max_omega(self) -> float:
@@ -134,9 +132,3 @@ class KFACEWC(Anchored):
         top = lambda M: float(torch.linalg.eigvalsh(M)[-1])
         layers = [top(A) * top(S) for well in self.wells_ for A, S in well.factors.values()]
         return max([*layers, *(float(f.max()) for well in self.wells_ for f in well.rest.values())])
-
-
-def layer_matrix(params: Params, layer: str) -> Tensor:
-    """[W, b] of a linear layer: (out, in + 1), or W alone without bias."""
-    weight, bias = params[f"{layer}.weight"], params.get(f"{layer}.bias")
-    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)

@@ -41,8 +41,9 @@ class GenerativeReplay(Method):
     """L(B) + α E_{x' ~ G_old}[−Σ_c p_old(c|x') log p(c|x'; θ)]: dreams, labelled by the old network (Shin et al. 2017).
 
     A generator G is trained beside the network, on the batch and on dreams of its own past self:
-    r ELBO(x) + (1 − r) ELBO(x') with r = 1/(tasks seen) (eq. 2, for both). Their labels are the old network's
-    probabilities; each dream is asked under the head of an old task drawn at random.
+    r ELBO(x) + (1 − r) ELBO(x') with r = 1/(tasks seen), the weights of eq. 2. (The paper gives its network r and 1 − r
+    as well, ours has 1 and α.) Their labels are the old network's probabilities; each dream is asked under the head of
+    an old task drawn at random.
 
     Keeps no training sample: two copies of a VAE and one of the network, however many tasks there are. (What a
     generator has learnt by heart it can still give away.) Suits all scenarios where inputs are pixels in [0, 1] and
@@ -66,9 +67,10 @@ class GenerativeReplay(Method):
         self.dreamer_: Params = {}  # the generator at the end of the last task
 
     def check(self, learner: Learner) -> None:
-        x = next(learner.stream.tasks[0].batches(1000)).x
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError(f"GenerativeReplay dreams pixels in [0, 1], but inputs reach {x.min():g} and {x.max():g}.")
+        for x in (batch.x for task in learner.stream.tasks for batch in task.batches(1000)):
+            if x.min() < 0 or x.max() > 1:
+                reached = f"{x.min():g} and {x.max():g}"
+                raise ValueError(f"GenerativeReplay dreams pixels in [0, 1], but inputs reach {reached}.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.vae_ = VAE(x[0].numel(), self.hidden, self.latent).to(learner.device, x.dtype)

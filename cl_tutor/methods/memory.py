@@ -19,7 +19,7 @@ class Memory:
     """M slots, each for one row. Abstract: a subclass says which rows, in `add` or in `update`."""
 
     def __init__(self, slots: int, seed: int = 0):
-        if slots < 1:
+        if slots != int(slots) or slots < 1:
             raise ValueError(f"A memory needs 1 slot or more, not {slots}.")
         self.slots, self.filled = slots, 0
         self.rng = torch.Generator().manual_seed(seed)

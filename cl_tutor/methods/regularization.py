@@ -121,7 +121,7 @@ class Quadratic(Anchored):
     penalty, so that λ there is our λ/γ.
 
     `proximal=True` takes the penalty implicitly after the step, θ ← (θ + ηλΩθ*)/(1 + ηλΩ): stable at every λ, where
-    the explicit step has its ceiling.
+    the explicit step has its ceiling. For SGD; with momentum μ, η is η/(1 − μ), to which its steps add up.
     """
 
     decay: float | None = None
@@ -133,6 +133,10 @@ class Quadratic(Anchored):
         super().__post_init__()
         if self.decay is not None and not 0 <= self.decay <= 1:
             raise ValueError(f"decay must lie in [0, 1], or be None for one well a task, not {self.decay}.")
+
+    def check(self, learner: Learner) -> None:
+        if self.proximal and not isinstance(learner.optimiser([*learner.params.values()]), torch.optim.SGD):
+            raise ValueError("proximal=True divides by 1 + ηλΩ, with the η of SGD: take SGD, or proximal=False.")
 
     def importance(self, learner: Learner, task: Task) -> Params:
         """Ω of the task just learnt, at the weights as they are now."""
@@ -160,7 +164,9 @@ class Quadratic(Anchored):
         if not self.proximal:
             super().after_step(learner, batch)
         elif self.wells_:
-            rate = learner.opt.param_groups[0]["lr"] * self.lam  # ηλ
+            group = learner.opt.param_groups[0]
+            eta = group["lr"] * (1 - group["dampening"]) / (1 - group["momentum"])  # what a slope comes to in the end
+            rate = eta * self.lam
             for n, p in learner.params.items():
                 pull = sum(well.omega[n] * well.anchor[n] for well in self.wells_)
                 omega = sum(well.omega[n] for well in self.wells_)
@@ -176,7 +182,7 @@ class L2(Quadratic):
     """
 
     def importance(self, learner: Learner, task: Task) -> Params:
-        return {n: torch.ones_like(p) for n, p in snapshot(learner.params).items()}
+        return {n: torch.ones_like(p.detach()) for n, p in learner.params.items()}
 
 
 @dataclass
@@ -187,8 +193,9 @@ class EWC(Quadratic):
     that a task learnt to a flatter loss counts as much (Schwarz et al. do normalise, but leave open by which norm).
     `labels`: how the Fisher takes its y, see `fisher_diagonal`; `samples` of the task are enough for it.
 
-    λ = 1 is the Laplace approximation for tasks of equal size. Suits Task-IL and Domain-IL; nothing at test time.
-    In Task-IL only the task's own units enter the softmax. Memory: 2P floats a task, with `decay` 2P in all.
+    λ = 1 with `decay=1` is the Laplace approximation, with a diagonal Fisher for the Hessian, for tasks of equal size;
+    a well a task counts old tasks again from the third on (Huszár 2018). Suits Task-IL and Domain-IL; nothing at test
+    time. In Task-IL only the task's own units enter the softmax. Memory: 2P floats a task, with `decay` 2P in all.
     """
 
     labels: str = "exact"
@@ -223,8 +230,8 @@ def draw(learner: Learner, task: Task, samples: int, rng: torch.Generator) -> It
 
 
 def check_samples(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples must be 1 or more, not {samples}: the importance is a mean over samples.")
+    if samples != int(samples) or samples < 1:
+        raise ValueError(f"samples must be a whole number of 1 or more, not {samples}: a mean is taken over them.")
 
 
 @torch.no_grad()  # `grad` does not mind
@@ -325,7 +332,7 @@ class SI(Quadratic):
 
     def importance(self, learner: Learner, task: Task) -> Params:
         moved = {n: p.detach() - self.start_[n] for n, p in learner.params.items()}
-        return {n: w.clamp(min=0) / (moved[n].square() + self.xi) for n, w in self.path_.items()}
+        return {n: self.path_[n].clamp(min=0) / (d.square() + self.xi) for n, d in moved.items()}
 
 
 def distil(old: Tensor, new: Tensor, T: float) -> Tensor:
