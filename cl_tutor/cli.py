@@ -283,7 +283,7 @@ def sweep_(
         plan = plans.Plan.preset(preset) if preset else plans.Plan.read(file or Path())
         seeds = seeds or plan.seeds
         everything = plan.trials() + [replace(cell.candidates[0], seed=k) for cell in plan.cells for k in range(seeds)]
-        for e in dict.fromkeys(replace(e, seed=0) for e in everything):
+        for e in tqdm(dict.fromkeys(replace(e, seed=0) for e in everything), desc="checking", leave=False):
             spec.check(e.learner())  # before any work
         left = [e for e in everything if not place_of(e, cache).exists()]
         stored = f", {len(everything) - len(left)} of them are there already" * (len(left) < len(everything))
