@@ -641,7 +641,7 @@ def test_the_teacher_does_not_move_and_is_in_eval_mode():
 def test_where_it_comes_to_rest_the_proximal_pull_balances_the_slope(how):
     """∇L = −λ(θ − θ*), as for the explicit penalty, whatever momentum makes of a step."""
     stream = toy(samples=50)
-    full = partial(Learner, batch_size=50, epochs=3000, device="cpu", optimiser=partial(torch.optim.SGD, lr=0.1, **how))
+    full = partial(Learner, batch_size=50, epochs=600, device="cpu", optimiser=partial(torch.optim.SGD, lr=0.1, **how))
     learner = full(TwoWeights(), stream, [l2 := L2(0.1, proximal=True)])
     train(learner)
     (anchor, *_), theta = l2.wells_[0].anchor.values(), learner.net.theta
