@@ -45,7 +45,7 @@ from .nets import MLP, SmallCNN
 from .results import Results
 from .stacked import sweep_stacked
 from .streams import permuted
-from .sweep import STREAMS, estimate, sweep
+from .sweep import STREAMS, estimate, place_of, sweep
 
 app = typer.Typer(help=__doc__.split("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 out, err = Console(), Console(stderr=True)
@@ -283,9 +283,9 @@ def sweep_(
         plan = plans.Plan.preset(preset) if preset else plans.Plan.read(file or Path())
         seeds = seeds or plan.seeds
         everything = plan.trials() + [replace(cell.candidates[0], seed=k) for cell in plan.cells for k in range(seeds)]
-        for e in dict.fromkeys(replace(e, seed=0) for e in everything):
+        for e in tqdm(dict.fromkeys(replace(e, seed=0) for e in everything), desc="checking", leave=False):
             spec.check(e.learner())  # before any work
-        left = [e for e in everything if not (cache / f"{e.key}.json").exists()]
+        left = [e for e in everything if not place_of(e, cache).exists()]
         stored = f", {len(everything) - len(left)} of them are there already" * (len(left) < len(everything))
         out.print(f"{plan.about} {len(everything)} runs{stored}.", soft_wrap=True, markup=False, highlight=False)
         cores = jobs or cpu_count()

@@ -35,7 +35,7 @@ def page(runs: Path, pictures: Path) -> str:
         picture.figure.savefig(pictures / f"{path.stem}.svg")
         parts += [f"![{picture.alt}](_static/{path.stem}.svg)", rows(lines, ledger=found["plan"] == "ledger")]
         parts += [apart(lines, found["plan"]), paired(lines), equal(lines) if found["plan"] == "ledger" else ""]
-        told = [f"`{protocol['command']}`", *(protocol.get(name, "") for name in ("device", "missing"))]
+        told = [f"`{protocol['command']}`", protocol.get("device", ""), protocol.get("missing", "")]
         parts.append("How: " + ". ".join(text for text in told if text) + f". Stored in `runs/{path.name}`.")
     parts.append(WORDS["collapse"].strip())
     return "\n\n".join(part for part in parts if part) + "\n"

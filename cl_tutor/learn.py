@@ -182,17 +182,17 @@ def fit(learner: Learner, task: Task, epochs: int | None = None) -> list[float]:
 def meet(learner: Learner, task: Task) -> None:
     """Train on the next task, then measure the accuracy on all of them: a row of R."""
     everything = learner.stream.tasks
-    ready(learner)
     with threads(learner.threads):
         if not learner.seen:
             learner.baseline = [learner.accuracy(other) for other in everything]
+        ready(learner)
         learner.seen += 1
         for m in learner.methods:
             m.before_task(learner, task)
         learner.losses.append(fit(learner, task))
         for m in learner.methods:
             m.after_task(learner, task)
-        learner.net.eval()
+        learner.net.eval()  # what follows looks, and does not train
         learner.rows.append([learner.accuracy(other) for other in everything])
 
 

@@ -314,7 +314,7 @@ def _backend(scheduler: str | None) -> Any:
 
 def keep(record: Record, cache: str | Path) -> None:
     """Write it where `recall` looks."""
-    write(_place(Experiment(**record["experiment"]), cache), json.dumps(record) + "\n")
+    write(place_of(Experiment(**record["experiment"]), cache), json.dumps(record) + "\n")
 
 
 def writable(cache: str | Path) -> None:
@@ -324,13 +324,14 @@ def writable(cache: str | Path) -> None:
         raise PermissionError(f"The results cannot be written into {cache}: name another folder.")
 
 
-def _place(experiment: Experiment, cache: str | Path) -> Path:
+def place_of(experiment: Experiment, cache: str | Path) -> Path:
+    """The file of its result."""
     return Path(cache) / f"{experiment.key}.json"
 
 
 def recall(experiment: Experiment, cache: str | Path) -> Record | None:
     """The stored record, or None. A damaged file is set aside, with a warning."""
-    path = _place(experiment, cache)
+    path = place_of(experiment, cache)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if (record["version"], record["experiment"]) != (VERSION, json.loads(experiment.canonical())):

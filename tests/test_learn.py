@@ -217,6 +217,14 @@ def test_a_method_serves_one_learner(stream):
         train(other)
 
 
+def test_a_measurement_that_was_interrupted_before_the_first_task_may_be_begun_again(stream, monkeypatch):
+    learner = Learner(MLP((64, 10)), stream, [EWC(1.0, samples=20)], batch_size=500)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "accuracy", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(learner)
+    assert train(learner).acc > 0
+
+
 def test_a_learner_that_broke_off_is_not_taken_for_one_between_tasks(stream):
     class Break(Method):
         def after_task(self, learner, task):

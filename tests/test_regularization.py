@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -655,16 +656,20 @@ def test_proximal_is_for_sgd():
         Learner(TwoWeights(), toy(), [EWC(proximal=True)], optimiser=adam)
 
 
-def test_wells_that_add_up_are_laplace_and_wells_of_their_own_count_twice():
-    """Three tasks ½(θ − m)², m = 0, 3, 9: the joint optimum is 4 (Huszár 2018)."""
-    well = lambda m: Well({"w": torch.tensor([m])}, {"w": torch.ones(1)})
-    rest = lambda wells, m: (
-        (m + sum(w.omega["w"] * w.anchor["w"] for w in wells)) / (1 + sum(w.omega["w"] for w in wells))
-    )
-    second = rest([well(0.0)], 3.0)
-    assert second == 1.5
-    one_well = Well({"w": second}, {"w": 2 * torch.ones(1)})  # decay=1
-    assert rest([one_well], 9.0) == 4.0 and rest([well(0.0), well(1.5)], 9.0) == 3.5
+@pytest.mark.parametrize(("decay", "end"), [(1.0, 4.0), (None, 3.5)])
+def test_wells_that_add_up_are_laplace_and_wells_of_their_own_count_twice(decay, end):
+    """Three tasks ½(θ − m)², m = 0, 3, 9, whose Fisher is 1: the joint optimum is 4 (Huszár 2018)."""
+    l2, one = L2(1.0, decay=decay), torch.ones(1)
+    for m in (0.0, 3.0, 9.0):
+
+        def slope(theta, m=m):
+            theta = theta.clone().requires_grad_()
+            loss = 0.5 * (theta - m).square().sum() + l2.penalty({"w": theta})
+            return torch.autograd.grad(loss, theta)[0]
+
+        theta = -slope(0 * one) / (slope(one) - slope(0 * one))  # the root of a straight line
+        l2.after_task(SimpleNamespace(net=nn.Identity(), params={"w": theta}), None)
+    torch.testing.assert_close(theta, end * one)
 
 
 def test_samples_and_slots_are_whole_numbers():

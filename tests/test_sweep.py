@@ -319,6 +319,10 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, text, s
         Plan.read(tmp_path / "a.toml")
 
 
+def test_no_seed_of_a_table_is_that_of_the_trials():
+    assert plans.SCHEMA.schema["properties"]["seeds"]["maximum"] == plans.TRIAL  # seeds 0 ... 99
+
+
 def test_what_is_stored_is_read_back(tmp_path):
     lines = [Line(QUICK, [run(e) for e in BOTH], {"acc": 1.0, "sd": 2.0}, [[{"lr": 0.1}, 0.5]])]
     plans.store(tmp_path / "a.json", Plan("a", "b", []), lines, {})
@@ -490,6 +494,7 @@ def test_what_the_page_says_of_the_fishers_labels_is_so():
     assert others[0] < min(acc["exact", 500], acc["exact", 5000]) < max(acc.values()) < others[0] + 0.5
     assert at["sample", 5000].records[0]["R"] == at["empirical", 5000].records[0]["R"]
     assert at["sample", 5000].tried == at["empirical", 5000].tried
+    assert len({evidence._full(line, lines) for line in lines}) == len(lines) == 5  # a row of the figure each
     tried = {k: {s["online-ewc.lam"]: a for s, a in line.tried} for k, line in at.items()}
     assert max(tried["exact", 5000], key=tried["exact", 5000].get) == 1e5
     assert 100 * (tried["sample", 5000][1e7] - tried["sample", 5000][1e5]) == pytest.approx(8, abs=0.6)

@@ -67,7 +67,11 @@ class GenerativeReplay(Method):
         self.dreamer_: Params = {}  # the generator at the end of the last task
 
     def check(self, learner: Learner) -> None:
-        for x in (batch.x for task in learner.stream.tasks for batch in task.batches(1000)):
+        for task in learner.stream.tasks:
+            size = (
+                1000 if task.train.x.dtype == torch.uint8 else len(task.train.x)
+            )  # bytes become 0 ... 1 by themselves
+            x = next(task.batches(size)).x
             if x.min() < 0 or x.max() > 1:
                 reached = f"{x.min():g} and {x.max():g}"
                 raise ValueError(f"GenerativeReplay dreams pixels in [0, 1], but inputs reach {reached}.")
