@@ -320,7 +320,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, text, s
 
 
 def test_no_seed_of_a_table_is_that_of_the_trials():
-    assert plans.SCHEMA.schema["properties"]["seeds"]["maximum"] == plans.TRIAL  # seeds 0 ... 99
+    assert json.loads(plans.SCHEMA.read_text())["properties"]["seeds"]["maximum"] == plans.TRIAL  # seeds 0 ... 99
 
 
 def test_what_is_stored_is_read_back(tmp_path):
