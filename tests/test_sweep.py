@@ -399,8 +399,8 @@ def test_every_cell_more_than_two_standard_errors_from_the_paper_is_explained(sh
     assert not any(row.startswith("| task | er |") for row in told)  # 0.12 away, of 0.10
     at = {}  # the two numbers that explain it are the stored ones
     for line in plans.read(RUNS / "ewc_lambda_mnist.json"):
-        at[line.experiment.scenario, dict(line.experiment.settings)["ewc.lam"]] = plans.spread(line).split()[0]
-    assert at["task", 100.0] in ewc and at["domain", 10.0] in ewc
+        at[line.experiment.scenario, *dict(line.experiment.settings).values()] = plans.spread(line).split()[0]
+    assert at["task", "exact", 100.0, 200] in ewc and at["domain", "exact", 10.0, 200] in ewc
 
 
 def test_combinations_are_compared_seed_by_seed(shown):
