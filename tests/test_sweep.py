@@ -441,6 +441,15 @@ def test_what_the_page_says_of_gamma_is_so():
     assert [g for (g, lam), line in at.items() if lam == 30 and plans.spread(line) != "diverged"] == [0.0]
 
 
+def test_what_the_page_says_of_lwf_is_so():
+    at = {(e.scenario, *dict(e.settings).values()): 100 * np.mean([r.acc for r in line.runs])
+          for line in plans.read(RUNS / "lwf.json") if (e := line.experiment)}  # fmt: skip
+    soft = {(s, alpha): at[s, 4, alpha] - at[s, 1, alpha] for s, T, alpha in at if T == 1}
+    assert soft.pop(("domain", 1)) == pytest.approx(7, abs=0.5) and max(map(abs, soft.values())) < 3
+    strength = [max(row) - min(row) for T in (1, 2, 4) if (row := [at["domain", T, alpha] for alpha in (0.1, 1, 10)])]
+    assert min(strength) > 9 > max(map(abs, soft.values()))
+
+
 def test_what_the_page_says_of_permuted_mnist_is_so(shown):
     lines, likely = plans.read(RUNS / "permuted_mnist.json"), evidence.WORDS["likely"]["permuted-mnist"]
     told = [row.split(" | ")[1] for row in evidence.apart(lines, "permuted-mnist").splitlines()[2:]]
