@@ -442,6 +442,28 @@ def test_what_the_page_says_of_gamma_is_so():
     assert all(not line.runs for key, line in at.items() if key in fell)  # all five seeds
 
 
+def test_what_the_page_says_of_lambda_is_so():
+    at, kinds = {}, ("exact", "sample", "empirical")
+    for line in plans.read(RUNS / "ewc_lambda_mnist.json"):
+        labels, lam, _ = dict(line.experiment.settings).values()
+        at[line.experiment.scenario, labels, lam] = line
+    assert len(at) == 3 * 3 * 13 and all(len(line.runs) == 5 for line in at.values())
+    mean = {key: 100 * np.mean([r.acc for r in line.runs]) for key, line in at.items()}
+    assert max(acc for (scenario, *_), acc in mean.items() if scenario == "class") < 20.25
+    best = {(s, kind): max((lam for a, b, lam in at if (a, b) == (s, kind)), key=lambda lam: mean[s, kind, lam])
+            for s in ("task", "domain") for kind in kinds}  # fmt: skip
+    gap, t = {}, {}
+    for s, kind in ((s, kind) for s in ("task", "domain") for kind in kinds[1:]):
+        d = evidence.difference(at[s, "exact", best[s, "exact"]], at[s, kind, best[s, kind]])
+        gap[s, kind], t[s, kind] = d.mean(), d.mean() / d.std(ddof=1) * 5**0.5
+        assert mean["domain", kind, 1e7] < mean["domain", "exact", 1e5] < mean["domain", kind, 1e9]
+        assert best["domain", kind] == 1e9 and mean[s, "exact", best[s, "exact"]] > mean[s, "exact", 1e-3] + 5
+    assert best["task", "exact"] == 1e5 and best["domain", "exact"] == 1e8
+    assert all(gap["task", k] == pytest.approx(1 / 3, abs=0.05) for k in kinds[1:])
+    assert all(gap["domain", k] == pytest.approx(4, abs=0.6) for k in kinds[1:])
+    assert {key for key in t if t[key] > 2.776} == {("task", "empirical")} and t["task", "empirical"] < 3
+
+
 def test_what_the_page_says_of_lwf_is_so():
     at = {(e.scenario, *dict(e.settings).values()): 100 * np.mean([r.acc for r in line.runs])
           for line in plans.read(RUNS / "lwf.json") if (e := line.experiment)}  # fmt: skip
