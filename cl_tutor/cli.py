@@ -46,8 +46,7 @@ from .stacked import sweep_stacked
 from .streams import permuted
 from .sweep import STREAMS, estimate, place_of, sweep
 
-ABOUT = " ".join(__doc__.split("\n\n")[0].split())
-app = typer.Typer(help=ABOUT, no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(help=__doc__.partition("\n\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 out, err = Console(), Console(stderr=True)
 METRICS = ("acc", "forgetting", "bwt", "fwt")
 
