@@ -1,6 +1,5 @@
-"""The command `cl-tutor`: lab opens the course, run compares methods, sweep runs tables of experiments, methods
-lists them, data fetches data, doctor
-examines the machine.
+"""The command `cl-tutor`: lab opens the course, run compares methods, sweep runs tables of experiments, methods lists
+them, data fetches data, doctor examines the machine.
 
 Whatever can be known to be wrong is refused before any work is done, in one sentence and with exit code 2.
 """
@@ -47,7 +46,7 @@ from .stacked import sweep_stacked
 from .streams import permuted
 from .sweep import STREAMS, estimate, place_of, sweep
 
-app = typer.Typer(help=__doc__.split("\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(help=__doc__.partition("\n\n")[0], no_args_is_help=True, pretty_exceptions_show_locals=False)
 out, err = Console(), Console(stderr=True)
 METRICS = ("acc", "forgetting", "bwt", "fwt")
 

@@ -29,8 +29,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -41,7 +39,7 @@ from .sweep import VERSION, Experiment, Record, results, write
 TRIAL = 100  # the seed on which settings are chosen; it is never reported
 PRESETS = Path(__file__).with_name("presets")
 NAMES = {f.name for f in fields(Experiment)} - {"seed", "settings", "held_out"}
-SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("plan.schema.json").read_text(encoding="utf-8")))
+SCHEMA = Path(__file__).with_name("plan.schema.json")
 QUOTED = ("acc", "sd", "source")  # of a row of `published`, beside what says which line it belongs to
 
 
@@ -74,9 +72,12 @@ class Plan:
     @classmethod
     def read(cls, path: Path) -> Plan:
         """From a TOML file, or ValueError that says what is wrong with it."""
+        from jsonschema import Draft202012Validator, exceptions  # seconds, which a lesson without a plan need not wait
+
+        schema = Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-            if wrong := best_match(SCHEMA.iter_errors(found)):
+            if wrong := exceptions.best_match(schema.iter_errors(found)):
                 raise ValueError(f"{wrong.json_path.removeprefix('$.')}: {wrong.message}")
             cells = [c for grid in found["grid"] for c in _cells(found.get("common", {}) | grid)]
             published = found.get("published", [])

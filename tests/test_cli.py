@@ -240,6 +240,12 @@ def test_experts_are_networks_that_met_one_task(call, tmp_path):
         assert R[0, 0] == R[1, 0] and entry["forgetting"][seed] == 0
 
 
+def test_help_says_its_sentence_to_the_end_and_names_every_command(call):
+    told = " ".join(call("--help").output.split())
+    assert "doctor examines the machine." in told
+    assert all(f"{command.name or command.callback.__name__} " in told for command in cli.app.registered_commands)
+
+
 def test_the_results_do_not_depend_on_the_number_of_processes(call, tmp_path):
     def results(jobs):
         flags = ["--methods", "er,ewc,a-gem+si", "--set", "ewc.lam=1e6", "--json", tmp_path / "r.json"]
