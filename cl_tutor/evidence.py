@@ -145,6 +145,7 @@ def drawn(lines: Sequence[Line]) -> plots.Picture:
 def over(lines: Sequence[Line], setting: str) -> plots.Picture:
     """ACC, mean ± sd, against the values of one setting: a panel for each scenario, a line for what else differs."""
     scenarios, alt = list(dict.fromkeys(line.experiment.scenario for line in lines)), []
+    symbol = lambda name: WORDS["symbols"].get(name, name)
     pairs = {pair for line in lines for pair in line.experiment.settings}
     changing = {name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1}
     with mpl.rc_context(plots.STYLE):
@@ -155,17 +156,17 @@ def over(lines: Sequence[Line], setting: str) -> plots.Picture:
         for line in (one for one in lines if one.experiment.scenario == scenario and len(one.runs) == len(one.records)):
             own = {k.split(".")[1]: v for k, v in line.experiment.settings if k in changing}
             acc, at = _acc(line), float(own.pop(setting))
-            name = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in own.items())
+            name = ", ".join(f"{symbol(k)} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in own.items())
             series.setdefault(name or line.experiment.method, []).append((at, acc.mean(), _sd(acc)))
         for name, look in plots.styles(series).items():
             x, y, sd = np.array(sorted(series[name])).T
             ax.errorbar(x, y, yerr=sd, label=name, **look)
             alt.append(f"{scenario}-IL, {name}: best {y.max():.1f} at {x[y.argmax()]:g}, last {y[-1]:.1f}")
         scale = "log" if min(x) > 0 and max(x) > 20 * min(x) else "linear"
-        ax.set(title=f"{scenario.capitalize()}-IL", xlabel=WORDS["symbols"].get(setting, setting), xscale=scale)
+        ax.set(title=f"{scenario.capitalize()}-IL", xlabel=symbol(setting), xscale=scale)
     panels[0].set_ylabel("ACC in %")
     panels[-1].legend(fontsize=9)
-    return plots.Picture(figure, f"ACC against {setting}. {'; '.join(alt)}.")
+    return plots.Picture(figure, f"ACC against {symbol(setting)}. {'; '.join(alt)}.")
 
 
 def watched(lines: Sequence[Line]) -> plots.Picture:

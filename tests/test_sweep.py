@@ -488,6 +488,10 @@ def test_what_the_page_says_of_permuted_mnist_is_so(shown):
             for m, a, b in [("er", 200, 5120), ("der", 200, 5120), ("der++", 200, 5120), ("a-gem", 200, 5120),
                             ("gem", 10, 256)]}  # fmt: skip
     assert gain.pop("a-gem") < 7 < min(gain.values())
+    assert 3 < evidence.difference(by_name["joint"], by_name["der++, 5120"]).mean() < 4
+    stream = replace(by_name["joint"].experiment, data="digits").learner().stream
+    images = [sum(len(task.train.y) for task in each.tasks) for each in (stream.cumulative(), stream)]
+    assert images[0] / images[1] == 10.5 and "ten times the steps" in likely["joint"]
 
 
 def test_what_the_page_says_of_cifar10_is_so():
