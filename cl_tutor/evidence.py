@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots, spec
-from .plans import Line, quoted, read, spread
+from .plans import Line, quoted, read, spread, worded
 
 WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 REPEATS = 10  # runs behind each number of Hsu et al. (2018) and of Buzzega et al. (2020)
@@ -61,8 +61,7 @@ def rows(lines: Sequence[Line], ledger: bool = False) -> str:
 
 def _row(line: Line, tasks: bool) -> list[str]:
     e, kept = line.experiment, line.records[0]["kept"]
-    own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in e.settings)
-    own = own or (f"{e.optimiser} {e.lr:g}" if e.method == "naive" else "")
+    own = worded(e.settings) or (f"{e.optimiser} {e.lr:g}" if e.method == "naive" else "")
     first = [e.scenario, e.method, own, str(e.tasks) * tasks, spread(line)]
     return [*first, str(len(line.records)), quoted(line), f"{kept['numbers']:,}" if kept else "", _seconds(line)]
 
@@ -156,7 +155,7 @@ def over(lines: Sequence[Line], setting: str) -> plots.Picture:
         for line in (one for one in lines if one.experiment.scenario == scenario and len(one.runs) == len(one.records)):
             own = {k.split(".")[1]: v for k, v in line.experiment.settings if k in changing}
             acc, at = _acc(line), float(own.pop(setting))
-            name = ", ".join(f"{symbol(k)} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in own.items())
+            name = worded((symbol(k), v) for k, v in own.items())
             series.setdefault(name or line.experiment.method, []).append((at, acc.mean(), _sd(acc)))
         for name, look in plots.styles(series).items():
             x, y, sd = np.array(sorted(series[name])).T

@@ -220,12 +220,15 @@ def table(lines: list[Line]) -> Table:
     shown.caption = "\n".join(map(escape, dict.fromkeys(why)))
     for line in lines:
         e = line.experiment
-        own = ", ".join(f"{name.split('.')[1]} {value:g}" if isinstance(value, float) else
-                        f"{name.split('.')[1]} {value}"
-                        for name, value in e.settings)  # fmt: skip
+        own = worded((name.split(".")[1], value) for name, value in e.settings)
         seconds = np.mean([r["seconds"] for r in line.records])
         shown.add_row(e.scenario, e.method, own, spread(line), quoted(line), f"{seconds:.1f}")
     return shown
+
+
+def worded(settings: Iterable[tuple[str, Any]]) -> str:
+    """`lam 100, samples 200`."""
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings)
 
 
 def spread(line: Line) -> str:

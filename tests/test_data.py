@@ -47,9 +47,9 @@ def test_digits_split_is_stratified_and_the_same_every_time():
     assert all(torch.equal(a, b) for a, b in zip(d.train + d.test, again.train + again.test))
 
 
-def test_digits_and_the_catalogue_never_import_torchvision():
-    code = "import sys; from cl_tutor.data import *; load('digits'); catalogue(); print('torchvision' in sys.modules)"
-    assert run_python(code) == "False"
+def test_a_lesson_waits_for_neither_torchvision_nor_jsonschema():
+    code = "import sys; from cl_tutor.data import *; load('digits'); catalogue(); import cl_tutor.widgets; "
+    assert run_python(code + "print({'torchvision', 'jsonschema'} & {*sys.modules})") == "set()"
 
 
 # -- torchvision's sets ------------------------------------------------------------------------------------------------

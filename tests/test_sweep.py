@@ -386,6 +386,7 @@ def test_the_page_shows_every_table_as_a_figure_beside_what_was_published(shown)
     assert min(len(line) for line in text.splitlines() if line.startswith("![")) > 80  # alt text
     (line,) = (x for x in text.splitlines() if x.startswith("| task | er | er.size 128, er.slots 1100 |"))
     assert "99.28 ± 0.21" in line and "99.40 ± 0.08" in line  # read off the stored runs, and off the paper
+    assert "ACC against γ. domain-IL, λ 3: best 76.1 at 1, last 76.1; domain-IL, λ 30: best 71.0 at 0.5" in text
     assert "nan" not in text and "None" not in text
 
 
@@ -462,6 +463,9 @@ def test_what_the_page_says_of_lambda_is_so():
     assert all(gap["task", k] == pytest.approx(1 / 3, abs=0.05) for k in kinds[1:])
     assert all(gap["domain", k] == pytest.approx(4, abs=0.6) for k in kinds[1:])
     assert {key for key in t if t[key] > 2.776} == {("task", "empirical")} and t["task", "empirical"] < 3
+    again = json.loads((RUNS / "ewc_lambda_mnist.json").read_text(encoding="utf-8"))["protocol"]["again"]
+    moved = [np.array(again[k]) - [100 * r.acc for r in at["domain", k, 1e9].runs] for k in kinds[1:]]
+    assert 4.5 < np.abs(moved).max() < 5.5 and np.mean(moved) == pytest.approx(0.5, abs=0.05)
 
 
 def test_what_the_page_says_of_lwf_is_so():
